@@ -1,0 +1,1 @@
+//! The NIC planner: turns a node's demand into cloud calls, one node at a time.
