@@ -1,3 +1,7 @@
-//! The cluster's NIC planner: which cloud calls give each node the addresses that it needs.
-mod planner;
-pub use planner::*;
+//! The NIC planner: which cloud calls give each node the addresses that it needs.
+mod backoff;
+mod capacity;
+mod provider_id;
+pub use backoff::*;
+pub use capacity::*;
+pub use provider_id::*;
