@@ -1,21 +1,28 @@
-//! The node pool machine. Pure: time comes in, actions go out. One per node, owned by the agent.
+//! The node pool machine: vocabulary and state. Pure: time comes in, actions go out. One per node, owned by the agent.
 //!
 //! ```text
 //!            Supply            Reserve             Release            Removed            cooling over
 //!  (absent) ───────▶ Free ───────────────▶ Bound ───────────▶ Draining ───────▶ Cooling ───────────────▶ Free
-//!                     │ ▲  Mark (operator)    │ Abort (ADD failed; kernel state gone) ──▶ Cooling
-//!                     ▼ │ Unmark
+//!                    ▲ │ ▲                    │                                                   or (absent), if the
+//!                    │ │ └──── Abandon ───────┘  (nothing was wired)                              cloud took it away
+//!             Unmark │ │ Mark (operator)
+//!                    │ ▼
 //!                   Yielded ── Supply without it ──▶ (absent)
 //! ```
-//! A pair of addresses (dual stack) is taken from one NIC where one has both, else from two.
+//! - A pair of addresses (dual stack) is taken from one NIC where one has both, else from two; lowest device index first,
+//!   and of a NIC the address that has been free longest.
+//! - Cooling addresses are not free. One that the cloud takes away keeps its rest, so that it does not come back early.
+//! - A marked address is never `Free`: where it would become free it becomes `Yielded`, and the operator is told.
+//! - ADDs that find nothing wait in order of arrival.
+//! - Send `Marked` before the `Supply` of the same object, so that no waiting ADD gets an address that is already marked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{AttachmentKey, Families, Family, Millis, NicId, Reason};
 use crate::datapath::EndpointAddress;
+use crate::types::{AttachmentKey, Families, Family, Millis, NicId, Reason};
 
 /// How the pool sizes itself. Stateless: the target follows from counts and recent churn alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +31,7 @@ pub struct PoolConfig {
     pub families: Families,
     /// Free addresses to keep at least, a family.
     pub warm_min: u32,
-    /// Free addresses to keep at most, a family; more are offered back.
+    /// Free addresses to keep at most, a family; more are offered back. Below `warm_min` it counts as `warm_min`.
     pub warm_max: u32,
     /// How long an address rests between verified removal and its next use.
     pub cooling: Millis,
@@ -58,9 +65,12 @@ pub enum Input {
     Reserve(AttachmentKey),
     /// The ADD that waits for this key gave up (deadline or disconnect) before it was assigned.
     Cancel(AttachmentKey),
-    /// A DEL began: the addresses are no longer the pod's and not yet anyone's.
+    /// The ADD gave up after it was assigned and before it touched the kernel: the addresses were never used, so they
+    /// need no rest.
+    Abandon(AttachmentKey),
+    /// A DEL began (or a failed ADD is being undone): the addresses are no longer the pod's and not yet anyone's.
     Release(AttachmentKey),
-    /// Kernel state of this key is verified gone.
+    /// Kernel state of this released key is verified gone.
     Removed(AttachmentKey),
     /// From the journal at start: this key holds these addresses (whether or not supply knows them yet).
     Restore(AttachmentKey, Vec<EndpointAddress>),
@@ -73,11 +83,13 @@ pub enum Input {
 /// What the agent has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Answer to `Reserve`, at once or later.
+    /// Answer to `Reserve`, at once or later; IPv4 first.
     Assign(AttachmentKey, Vec<EndpointAddress>),
     /// `Reserve` waits for supply.
     Wait(AttachmentKey),
-    /// `Reserve` cannot be answered now or later (for example the same key is being released).
+    /// `Reserve` or `Restore` has no answer. [`Reason::Superseded`]: the key is being released (one key is one caller's at
+    /// a time, so the caller waits for the removal and asks again), or a release overtook the ADD that waited.
+    /// [`Reason::JournalError`]: another key holds one of the addresses to restore.
     Refuse(AttachmentKey, Reason),
     /// An address began to cool: keep it over a restart.
     Cool(EndpointAddress, Millis),
@@ -85,7 +97,7 @@ pub enum Action {
     Cooled(IpAddr),
     /// Tell the operator: this node agrees (true) or not (false) to give the marked address back.
     Consent(IpAddr, bool),
-    /// A bound address is no longer in the cloud's snapshot.
+    /// A bound address is no longer in the cloud's snapshot. Told once.
     Lost(AttachmentKey, IpAddr),
 }
 
@@ -98,7 +110,7 @@ pub struct Demand {
     pub high: u32,
 }
 
-/// Counts, for status and metrics, a family.
+/// Counts, for status and metrics, a family. Addresses that are held but no longer in the cloud count too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Counts {
@@ -119,52 +131,141 @@ pub enum AddressState {
     Free,
     Bound(AttachmentKey),
     Draining(AttachmentKey),
-    Cooling { until: Millis },
+    Cooling {
+        until: Millis,
+    },
     /// Given up: we agreed that the operator may take it.
     Yielded,
 }
 
 /// The pool.
 #[derive(Debug)]
-pub struct Pool {}
+pub struct Pool {
+    pub(super) config: PoolConfig,
+    /// The last snapshot: which NIC has which address.
+    pub(super) supply: BTreeMap<IpAddr, NicId>,
+    pub(super) nics: BTreeMap<NicId, NicInfo>,
+    pub(super) slots: BTreeMap<IpAddr, Slot>,
+    pub(super) holders: BTreeMap<AttachmentKey, Holder>,
+    pub(super) marked: BTreeSet<IpAddr>,
+    pub(super) waiting: VecDeque<AttachmentKey>,
+    /// Times of recent reservations, oldest first; never more than the warm target can use.
+    pub(super) recent: VecDeque<Millis>,
+    /// Counts events of becoming free: gives the order in which addresses are used.
+    pub(super) sequence: u64,
+}
+
+/// A NIC of the last snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NicInfo {
+    pub(super) usable: bool,
+    pub(super) device_index: u16,
+}
+
+/// An address that we know.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    pub(super) nic: NicId,
+    pub(super) state: AddressState,
+    /// Place in the queue of free addresses.
+    pub(super) free_since: u64,
+    /// Its loss was told.
+    pub(super) lost: bool,
+}
+
+/// Who holds addresses.
+#[derive(Clone, Debug)]
+pub(super) struct Holder {
+    pub(super) addresses: Vec<EndpointAddress>,
+    pub(super) draining: bool,
+}
 
 impl Pool {
     /// An empty pool.
     #[must_use]
-    pub fn new(_config: PoolConfig) -> Self {
-        todo!()
+    pub fn new(config: PoolConfig) -> Self {
+        Self {
+            config,
+            supply: BTreeMap::new(),
+            nics: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            marked: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            recent: VecDeque::new(),
+            sequence: 0,
+        }
     }
+
     /// New settings; takes effect with the next input.
-    pub fn configure(&mut self, _config: PoolConfig) {
-        todo!()
+    pub fn configure(&mut self, config: PoolConfig) {
+        self.config = config;
     }
-    /// The machine.
-    pub fn handle(&mut self, _now: Millis, _input: Input) -> Vec<Action> {
-        todo!()
-    }
-    /// When `Tick` is next needed.
+
+    /// The settings in force.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Millis> {
-        todo!()
+    pub const fn config(&self) -> &PoolConfig {
+        &self.config
     }
-    /// What the node wants now.
+
+    /// Addresses of a key that is bound (not draining), IPv4 first.
     #[must_use]
-    pub fn demand(&self, _now: Millis) -> BTreeMap<Family, Demand> {
-        todo!()
+    pub fn bound(&self, key: &AttachmentKey) -> Option<&[EndpointAddress]> {
+        self.holders
+            .get(key)
+            .filter(|h| !h.draining)
+            .map(|h| h.addresses.as_slice())
     }
-    /// Free addresses in the order in which the node would give them back: of the emptiest, last NIC first.
-    #[must_use]
-    pub fn releasable(&self) -> Vec<EndpointAddress> {
-        todo!()
-    }
-    /// Counts by family.
-    #[must_use]
-    pub fn counts(&self) -> BTreeMap<Family, Counts> {
-        todo!()
-    }
+
     /// Every address with its NIC and state, for status, metrics and the checker.
     #[must_use]
     pub fn addresses(&self) -> BTreeMap<IpAddr, (NicId, AddressState)> {
-        todo!()
+        self.slots
+            .iter()
+            .map(|(ip, slot)| (*ip, (slot.nic.clone(), slot.state.clone())))
+            .collect()
+    }
+
+    /// The answer to each marked address: whether the operator may take it.
+    #[must_use]
+    pub fn consents(&self) -> BTreeMap<IpAddr, bool> {
+        self.marked
+            .iter()
+            .map(|ip| (*ip, self.consents_to(ip)))
+            .collect()
+    }
+
+    /// An address that we hold in no way is the operator's to take.
+    pub(super) fn consents_to(&self, ip: &IpAddr) -> bool {
+        self.slots
+            .get(ip)
+            .is_none_or(|slot| matches!(slot.state, AddressState::Yielded))
+    }
+
+    /// Counts by family.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<Family, Counts> {
+        let mut counts: BTreeMap<Family, Counts> = Family::ALL
+            .into_iter()
+            .map(|family| (family, Counts::default()))
+            .collect();
+        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        for (family, count) in &mut counts {
+            if self.config.families.contains(*family) {
+                count.waiting = waiting;
+            }
+        }
+        for (ip, slot) in &self.slots {
+            let count = counts.entry(Family::of(*ip)).or_default();
+            count.total += 1;
+            match slot.state {
+                AddressState::Free => count.free += 1,
+                AddressState::Bound(_) => count.bound += 1,
+                AddressState::Draining(_) => count.draining += 1,
+                AddressState::Cooling { .. } => count.cooling += 1,
+                AddressState::Yielded => count.yielded += 1,
+            }
+        }
+        counts
     }
 }
