@@ -12,6 +12,7 @@ pub mod conventions;
 pub mod desired;
 pub mod diff;
 mod model;
+mod sysctls;
 
 pub use model::{
     Address, Endpoint, EndpointAddress, EndpointState, LinkState, NatState, Neighbour, NodeInput, NodeState, Route, RouteKind,

@@ -28,6 +28,9 @@ pub const NIC_TABLE_BASE: u32 = 1000;
 /// The kernel's main table.
 pub const MAIN_TABLE: u32 = 254;
 
+/// Metric of all our routes. IPv6 turns 0 into this one; giving it in both families makes dumps compare.
+pub const ROUTE_METRIC: u32 = 1024;
+
 /// Lookup of [`POD_TABLE`].
 pub const PRIORITY_TO_POD: u32 = 512;
 /// What a NIC delivers and no pod owns.
@@ -79,13 +82,18 @@ pub const fn nic_mark(device_index: u16) -> u32 {
 /// The table of the NIC with this device index.
 #[must_use]
 pub const fn nic_table(device_index: u16) -> u32 {
-    if device_index == 0 { MAIN_TABLE } else { NIC_TABLE_BASE + device_index as u32 }
+    if device_index == 0 {
+        MAIN_TABLE
+    } else {
+        NIC_TABLE_BASE + device_index as u32
+    }
 }
 
 /// Whether a table number belongs to us.
 #[must_use]
 pub const fn is_our_table(table: u32) -> bool {
-    table == POD_TABLE || (table > NIC_TABLE_BASE && table <= NIC_TABLE_BASE + MAX_DEVICE_INDEX as u32)
+    table == POD_TABLE
+        || (table > NIC_TABLE_BASE && table <= NIC_TABLE_BASE + MAX_DEVICE_INDEX as u32)
 }
 
 /// Alias (`ifalias`) of a NIC that we configured: how a person, and a later agent, sees whose it is.

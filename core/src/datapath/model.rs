@@ -196,14 +196,17 @@ pub struct LinkState {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatState {
     /// (host end's index, pod's IPv4 address) -> mark of the NIC that owns the address. A miss is a spoofed source.
+    #[serde(with = "sources")]
     pub pods4: BTreeMap<(u32, Ipv4Addr), u32>,
     /// The same for IPv6.
+    #[serde(with = "sources")]
     pub pods6: BTreeMap<(u32, Ipv6Addr), u32>,
     /// NIC index -> its mark: set on what comes in by it, and kept on the connection for the reply.
     pub nics: BTreeMap<u32, u32>,
     /// IPv4 ranges that are never translated.
     pub vpc4: BTreeSet<Ipv4Net>,
-    /// (index of the primary NIC, its address): what other IPv4 traffic leaves by and with. `None`: no translation.
+    /// (index of the primary NIC, its address): what other IPv4 traffic of pods leaves by and with. `None`: it leaves by
+    /// the pod's own NIC, untranslated.
     pub snat4: Option<(u32, Ipv4Addr)>,
 }
 
@@ -214,4 +217,30 @@ pub struct Sysctl {
     pub path: String,
     /// Wanted or found value.
     pub value: String,
+}
+
+/// Source maps as lists of (link index, address, mark): formats such as JSON know no keys of two parts.
+mod sources {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<A: Serialize, S: Serializer>(
+        map: &BTreeMap<(u32, A), u32>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(map.iter().map(|((ifindex, ip), mark)| (ifindex, ip, mark)))
+    }
+
+    pub fn deserialize<'de, A, D>(from: D) -> Result<BTreeMap<(u32, A), u32>, D::Error>
+    where
+        A: Deserialize<'de> + Ord,
+        D: Deserializer<'de>,
+    {
+        let list = Vec::<(u32, A, u32)>::deserialize(from)?;
+        Ok(list
+            .into_iter()
+            .map(|(ifindex, ip, mark)| ((ifindex, ip), mark))
+            .collect())
+    }
 }
