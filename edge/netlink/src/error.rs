@@ -1,0 +1,107 @@
+//! The one error type: operation, subject, and what the kernel said.
+
+use rustix::io::Errno;
+
+use crate::netns::NetnsId;
+
+/// Why a kernel operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel refused a netlink request.
+    #[error("{operation} {subject}: {source}{}", hint(.message))]
+    Refused {
+        /// What was asked, for example `add route`.
+        operation: &'static str,
+        /// For what, for example `10.0.1.5/32 table 990`.
+        subject: String,
+        /// The kernel's error number.
+        source: Errno,
+        /// The kernel's own words (extended acknowledgement), where it gave any.
+        message: Option<String>,
+    },
+    /// A system call or a file access failed.
+    #[error("{operation} {subject}: {source}")]
+    System {
+        /// What was tried, for example `write sysctl`.
+        operation: &'static str,
+        /// With what, for example `net/ipv4/ip_forward`.
+        subject: String,
+        /// The error number.
+        source: Errno,
+    },
+    /// The kernel's answer is not what its interface promises.
+    #[error("{operation} {subject}: {problem}")]
+    Malformed {
+        /// What was asked.
+        operation: &'static str,
+        /// For what.
+        subject: String,
+        /// What is wrong with the answer.
+        problem: &'static str,
+    },
+    /// The file is not a network namespace.
+    #[error("{subject} is not a network namespace")]
+    NotNetns {
+        /// The file.
+        subject: String,
+    },
+    /// It is a network namespace, but not the one that was meant.
+    #[error("{subject} is network namespace {found}, expected {expected}")]
+    OtherNetns {
+        /// The file.
+        subject: String,
+        /// What was meant.
+        expected: NetnsId,
+        /// What it is.
+        found: NetnsId,
+    },
+    /// An interface of that name exists in the pod and is not ours.
+    #[error("an interface {name} exists in the pod and is not ours")]
+    InterfaceExists {
+        /// Its name.
+        name: String,
+    },
+    /// There is no such interface.
+    #[error("there is no interface {name}")]
+    NoInterface {
+        /// Its name or index.
+        name: String,
+    },
+    /// The two ends of a pod link did not become able to carry packets within the bound.
+    #[error("interface {name} is up but did not get a carrier within {millis} ms")]
+    NoCarrier {
+        /// Its name or index.
+        name: String,
+        /// The bound.
+        millis: u64,
+    },
+}
+
+fn hint(message: &Option<String>) -> String {
+    message.as_ref().map(|m| format!(" ({m})")).unwrap_or_default()
+}
+
+impl Error {
+    /// The kernel's error number, where there is one.
+    #[must_use]
+    pub const fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { source, .. } | Self::System { source, .. } => Some(*source),
+            _ => None,
+        }
+    }
+
+    /// Whether what was asked for does not exist (any more).
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::NoInterface { .. })
+            || matches!(self.errno(), Some(Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::ADDRNOTAVAIL | Errno::NXIO))
+    }
+
+    /// Whether what should be made exists already.
+    #[must_use]
+    pub fn is_existing(&self) -> bool {
+        matches!(self, Self::InterfaceExists { .. }) || self.errno() == Some(Errno::EXIST)
+    }
+}

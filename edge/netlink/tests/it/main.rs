@@ -1,0 +1,1 @@
+//! Tests against the real kernel, each in network namespaces of its own.
