@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How pods of the selected nodes get and use their network.
-#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(group = "tombolo.dev", version = "v1alpha1", kind = "NetworkProfile", plural = "networkprofiles", shortname = "np")]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkProfileSpec {
