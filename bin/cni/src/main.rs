@@ -1,1 +1,195 @@
-fn main() {}
+//! tombolo-cni: the CNI plugin. It checks what the runtime says, asks the agent, and puts the answer into CNI's words.
+//! It decides nothing, keeps nothing, and starts no process: killed at any point, it leaves only what the agent will
+//! undo when it sees the connection end.
+
+mod agent;
+mod config;
+mod env;
+mod error;
+mod input;
+mod netns;
+mod result;
+mod version;
+
+use std::future::Future;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+use tombolo_core::types::AttachmentKey;
+use tombolo_rpc::{AddRequest, CheckRequest, DelRequest, Key, PROTOCOL, Pod};
+
+use agent::Patience;
+use config::NetConf;
+use env::{Command, EnvError, Invocation};
+use error::PluginError;
+use netns::{Netns, NetnsError};
+use result::Earlier;
+use version::CniVersion;
+
+/// VERSION answers without stdin too; this long it waits for one.
+const VERSION_STDIN: Duration = Duration::from_millis(20);
+/// A runtime writes the configuration at once and closes; a silence this long means that it never will.
+const STDIN: Duration = Duration::from_secs(10);
+/// How long ADD waits for an agent that is being restarted or upgraded.
+const CONNECT_ADD: Duration = Duration::from_secs(10);
+/// DEL and CHECK are repeated by the runtime anyway: they only bridge a quick restart.
+const CONNECT_OTHER: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let mut version = None;
+    match run(&mut version) {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(object)) => print(&object, ExitCode::SUCCESS),
+        Err(error) => print(&error.object(version), ExitCode::FAILURE),
+    }
+}
+
+/// The one JSON object on stdout.
+fn print(object: &Value, code: ExitCode) -> ExitCode {
+    let written = std::io::stdout().write_all(format!("{object}\n").as_bytes());
+    match written {
+        Ok(()) => code,
+        Err(error) => {
+            eprintln!("tombolo-cni: write to stdout: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(version: &mut Option<CniVersion>) -> Result<Option<Value>, PluginError> {
+    let Some(invocation) = Invocation::read(|name| std::env::var_os(name))? else {
+        let versions = CniVersion::ALL.map(CniVersion::text).join(", ");
+        eprintln!(
+            "tombolo-cni {}: CNI plugin, for CNI {versions}",
+            env!("CARGO_PKG_VERSION")
+        );
+        return Ok(None);
+    };
+    if invocation.command == Command::Version {
+        // Whatever stdin holds, the answer is true: it only chooses the version in which it is given.
+        let asked = input::read(VERSION_STDIN)
+            .ok()
+            .and_then(|stdin| config::version_of(&stdin));
+        return Ok(Some(result::of_version(asked)));
+    }
+    let stdin = input::read(STDIN)?;
+    *version = config::version_of(&stdin);
+    let conf = NetConf::parse(&stdin, invocation.command)?;
+    match invocation.command {
+        Command::Add => add(&invocation, conf).map(Some),
+        Command::Del => del(&invocation, &conf).map(|()| None),
+        Command::Check => check(&invocation, conf).map(|()| None),
+        Command::Gc | Command::Status | Command::Version => {
+            Err(EnvError::UnsupportedCommand(invocation.command).into())
+        }
+    }
+}
+
+fn add(invocation: &Invocation, conf: NetConf) -> Result<Value, PluginError> {
+    let Invocation {
+        ifname,
+        netns: path,
+        ..
+    } = invocation;
+    let key = key(invocation, &conf)?;
+    let pod = invocation.pod()?;
+    let patience = patience(&conf, CONNECT_ADD);
+    let earlier = Earlier::parse(conf.prev_result, ifname, path)?;
+    let netns = Netns::open(path, invocation.netns_override)?;
+    let request = AddRequest {
+        protocol: PROTOCOL,
+        key: Some(key),
+        netns: Some(netns.reference()),
+        pod: Some(Pod {
+            namespace: pod.namespace,
+            name: pod.name,
+            uid: pod.uid,
+        }),
+        timeout_ms: 0,
+    };
+    let made = block_on(agent::add(&patience, request))??;
+    drop(netns);
+    Ok(result::of_add(conf.version, earlier, &made, ifname, path))
+}
+
+fn del(invocation: &Invocation, conf: &NetConf) -> Result<(), PluginError> {
+    let key = key(invocation, conf)?;
+    let netns = netns_of_del(invocation)?;
+    let request = DelRequest {
+        protocol: PROTOCOL,
+        key: Some(key),
+        netns: netns.as_ref().map(Netns::reference),
+    };
+    block_on(agent::del(&patience(conf, CONNECT_OTHER), request))??;
+    Ok(())
+}
+
+fn check(invocation: &Invocation, conf: NetConf) -> Result<(), PluginError> {
+    let Invocation {
+        ifname,
+        netns: path,
+        ..
+    } = invocation;
+    let key = key(invocation, &conf)?;
+    let prev = conf.prev_result.as_ref();
+    let addresses = prev.map_or(Ok(Vec::new()), |prev| {
+        result::addresses_of(prev, ifname, path)
+    })?;
+    let netns = Netns::open(path, invocation.netns_override)?;
+    let request = CheckRequest {
+        protocol: PROTOCOL,
+        key: Some(key),
+        netns: Some(netns.reference()),
+        addresses,
+    };
+    block_on(agent::check(&patience(&conf, CONNECT_OTHER), request))??;
+    Ok(())
+}
+
+/// DEL works by key; the namespace only helps. One that is gone, was never one, or is by now the plugin's own (a
+/// process id used again) is as good as none, and must not stand in the way of the release.
+fn netns_of_del(invocation: &Invocation) -> Result<Option<Netns>, PluginError> {
+    if invocation.netns.is_empty() {
+        return Ok(None);
+    }
+    match Netns::open(&invocation.netns, invocation.netns_override) {
+        Ok(netns) => Ok(Some(netns)),
+        Err(
+            NetnsError::Open { .. } | NetnsError::NotANamespace { .. } | NetnsError::Own { .. },
+        ) => Ok(None),
+        Err(error @ NetnsError::Examine { .. }) => Err(error.into()),
+    }
+}
+
+fn key(invocation: &Invocation, conf: &NetConf) -> Result<Key, PluginError> {
+    let AttachmentKey {
+        network,
+        container_id,
+        ifname,
+    } = AttachmentKey::new(&conf.name, &invocation.container_id, &invocation.ifname)?;
+    Ok(Key {
+        network,
+        container_id,
+        ifname,
+    })
+}
+
+fn patience(conf: &NetConf, connect: Duration) -> Patience {
+    Patience {
+        socket: conf.agent_socket.clone(),
+        overall: conf.timeout,
+        connect,
+    }
+}
+
+/// Runs on this thread; no other is ever started.
+fn block_on<F: Future>(future: F) -> Result<F::Output, PluginError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(PluginError::Runtime)?;
+    Ok(runtime.block_on(future))
+}
