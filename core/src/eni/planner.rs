@@ -1,1 +1,513 @@
-//! The NIC planner: turns a node's demand into cloud calls, one node at a time.
+//! The NIC planner of one node: a machine over observations and finished calls.
+//!
+//! ```text
+//!                 missing below low                                     low met without it for `nic_idle`
+//!  (none) ──CreateNic──▶ Available ──AttachNic──▶ Attaching ──▶ InUse ──marks──▶ empty ──DetachNic──▶ Available
+//!                            │ not needed                        ▲ AssignAddresses                        │
+//!                            ▼                                   │ UnassignAddresses                      ▼
+//!                        DeleteNic ──▶ (none)                    └──────────                          DeleteNic
+//!
+//!  an address:  held ──MarkRelease──▶ marked ──agent: ready──▶ UnassignAddresses ──▶ gone
+//!                ▲ ▲───Unmark──────────┘ │                       └─ failed or unknown: doomed, asked again until gone
+//!                └─────Unmark────────────┘ agent: refused
+//! ```
+//! Everything is level-triggered: each plan follows from the last observation, the calls under way (taken as done) and a
+//! few timers. A lost planner loses only timers. Of each call one is under way at most; one NIC is made at a time.
+//!
+//! | timer | means |
+//! |---|---|
+//! | back-off, by call | a call that failed waits, doubling |
+//! | subnet hold | a subnet refused and its free count does not explain why |
+//! | limit hold | the cloud refused a NIC, or an address on a NIC, below the published limit |
+//! | refused hold | the node refused to give an address back |
+//! | idle | since when a NIC was spare without a break |
+//! | attach | since when a NIC is being attached |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::plan::{self, Plan, View};
+use super::shape::{Shape, Underway};
+use super::{
+    Action, Backoff, Call, Consent, Failure, Input, NicState, Observation, PlannerConfig, Problem,
+};
+use crate::types::{Family, Millis, Reason};
+
+#[cfg(test)]
+mod proptests;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
+
+/// Failures in a row of one call before it is a problem worth telling; a single one is everyday life.
+const TELL_AFTER: u32 = 2;
+
+/// Problems that are over only when the node has what it wants (or when another of them took their place): an attempt
+/// under way does not end them.
+const LIMITS: [Reason; 3] = [Reason::SubnetFull, Reason::NicLimit, Reason::AddressLimit];
+
+/// The planner of one node.
+#[derive(Debug)]
+pub struct Planner {
+    node: String,
+    config: PlannerConfig,
+    observation: Option<Observation>,
+    /// Calls under way; those that finished stay until the next observation, which includes what they did.
+    underway: BTreeMap<Call, Underwent>,
+    doomed: BTreeSet<IpAddr>,
+    backoffs: BTreeMap<Call, (Backoff, Failure)>,
+    subnet_holds: BTreeMap<String, SubnetHold>,
+    nic_limit: Option<(Millis, String)>,
+    full: BTreeMap<String, (Millis, String)>,
+    refused: BTreeMap<IpAddr, Millis>,
+    idle: BTreeMap<String, Millis>,
+    attaching: BTreeMap<String, Millis>,
+    reported: BTreeSet<Reason>,
+}
+
+#[derive(Debug)]
+struct Underwent {
+    action: Action,
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct SubnetHold {
+    until: Millis,
+    /// IPv4 addresses that it was asked for.
+    asked: u32,
+    /// A later count was below that: the counts can be trusted, and the hold ends when they rise again.
+    explained: bool,
+}
+
+impl Planner {
+    /// A planner for a node of this name (names of new Eni objects begin with it).
+    #[must_use]
+    pub fn new(node: &str, config: PlannerConfig) -> Self {
+        Self {
+            node: node.to_owned(),
+            config,
+            observation: None,
+            underway: BTreeMap::new(),
+            doomed: BTreeSet::new(),
+            backoffs: BTreeMap::new(),
+            subnet_holds: BTreeMap::new(),
+            nic_limit: None,
+            full: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            attaching: BTreeMap::new(),
+            reported: BTreeSet::new(),
+        }
+    }
+
+    /// The machine.
+    pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Action> {
+        match input {
+            Input::Finished(call, outcome) => {
+                self.finished(now, &call, outcome);
+                Vec::new()
+            }
+            Input::Observed(observation) => {
+                self.observed(now, &observation);
+                self.observation = Some(observation);
+                self.plan(now)
+            }
+            // What a finished call did is not in the old observation.
+            Input::Tick if self.underway.values().any(|call| call.finished) => Vec::new(),
+            Input::Tick => self.plan(now),
+        }
+    }
+
+    /// When `Tick` is next needed.
+    #[must_use]
+    pub fn next_deadline(&self, now: Millis) -> Option<Millis> {
+        let backoffs = self.backoffs.values().map(|(backoff, _)| backoff.until());
+        let holds = self.subnet_holds.values().map(|hold| hold.until);
+        let limits = self
+            .full
+            .values()
+            .map(|(until, _)| *until)
+            .chain(self.nic_limit.iter().map(|(until, _)| *until));
+        let refused = self.refused.values().copied();
+        let idle = self
+            .idle
+            .values()
+            .map(|since| *since + self.config.nic_idle);
+        let attaching = self
+            .attaching
+            .values()
+            .map(|since| *since + self.config.attach_timeout);
+        let all = backoffs
+            .chain(holds)
+            .chain(limits)
+            .chain(refused)
+            .chain(idle)
+            .chain(attaching);
+        all.filter(|at| *at > now).min()
+    }
+
+    /// Calls under way.
+    #[must_use]
+    pub fn calls_underway(&self) -> usize {
+        self.underway.values().filter(|call| !call.finished).count()
+    }
+
+    fn finished(&mut self, now: Millis, call: &Call, outcome: Result<(), Failure>) {
+        let Some(underwent) = self.underway.get_mut(call) else {
+            return;
+        };
+        underwent.finished = true;
+        let key = backoff_key(call);
+        let Err(failure) = outcome else {
+            self.backoffs.remove(&key);
+            return;
+        };
+        let limit_until = now + self.config.limit_hold;
+        match (failure.reason, &underwent.action) {
+            (
+                Reason::SubnetFull,
+                Action::CreateNic {
+                    subnet, initial4, ..
+                },
+            ) => {
+                let (subnet, asked) = (subnet.clone(), u32::from(*initial4) + 1);
+                self.hold_subnet(now, subnet, asked);
+            }
+            (
+                Reason::SubnetFull,
+                Action::AssignAddresses {
+                    eni,
+                    family: Family::V4,
+                    count,
+                    ..
+                },
+            ) => {
+                let nics = self
+                    .observation
+                    .iter()
+                    .flat_map(|observation| &observation.nics);
+                let subnet = nics
+                    .filter(|nic| nic.eni == *eni)
+                    .map(|nic| nic.subnet.clone())
+                    .next();
+                let asked = u32::from(*count);
+                if let Some(subnet) = subnet {
+                    self.hold_subnet(now, subnet, asked);
+                }
+            }
+            (Reason::NicLimit, Action::AttachNic { .. } | Action::CreateNic { .. }) => {
+                self.nic_limit = Some((limit_until, failure.message));
+            }
+            (Reason::AddressLimit, Action::AssignAddresses { eni, .. }) => {
+                self.full
+                    .insert(eni.clone(), (limit_until, failure.message));
+            }
+            _ => {
+                let (backoff, last) = self
+                    .backoffs
+                    .entry(key)
+                    .or_insert_with(|| (Backoff::default(), failure.clone()));
+                backoff.fail(now, &self.config.backoff, failure.spread);
+                *last = failure;
+            }
+        }
+    }
+
+    fn hold_subnet(&mut self, now: Millis, subnet: String, asked: u32) {
+        let until = now + self.config.subnet_hold;
+        self.subnet_holds.insert(
+            subnet,
+            SubnetHold {
+                until,
+                asked,
+                explained: false,
+            },
+        );
+    }
+
+    fn observed(&mut self, now: Millis, observation: &Observation) {
+        self.underway.retain(|_, call| !call.finished);
+        let present: BTreeSet<IpAddr> = observation
+            .nics
+            .iter()
+            .flat_map(|nic| nic.addresses.iter().copied())
+            .collect();
+        self.doomed.retain(|ip| present.contains(ip));
+        for subnet in &observation.subnets {
+            let Some(hold) = self.subnet_holds.get_mut(&subnet.id) else {
+                continue;
+            };
+            if subnet.free4 < hold.asked {
+                hold.explained = true;
+            } else if hold.explained {
+                self.subnet_holds.remove(&subnet.id);
+            }
+        }
+        for (ip, answer) in &observation.answers {
+            if *answer == Consent::Refused && observation.marked.contains(ip) {
+                self.refused.insert(*ip, now + self.config.refused_hold);
+            }
+        }
+        let is_attaching = |eni: &String| {
+            observation
+                .nics
+                .iter()
+                .any(|nic| nic.eni == *eni && nic.state == NicState::Attaching)
+        };
+        self.attaching.retain(|eni, _| is_attaching(eni));
+        for nic in observation
+            .nics
+            .iter()
+            .filter(|nic| nic.state == NicState::Attaching)
+        {
+            self.attaching.entry(nic.eni.clone()).or_insert(now);
+        }
+    }
+
+    fn expire(&mut self, now: Millis) {
+        self.subnet_holds.retain(|_, hold| hold.until > now);
+        self.full.retain(|_, (until, _)| *until > now);
+        self.refused.retain(|_, until| *until > now);
+        self.nic_limit.take_if(|(until, _)| *until <= now);
+    }
+
+    fn plan(&mut self, now: Millis) -> Vec<Action> {
+        self.expire(now);
+        let Some(observation) = self.observation.take() else {
+            return Vec::new();
+        };
+        let actions = self.plan_for(now, &observation);
+        self.observation = Some(observation);
+        actions
+    }
+
+    fn plan_for(&mut self, now: Millis, observation: &Observation) -> Vec<Action> {
+        let stuck = self.stuck(now);
+        let underway = Underway {
+            calls: self
+                .underway
+                .iter()
+                .map(|(call, underwent)| (call.clone(), brings(&underwent.action)))
+                .collect(),
+            doomed: self.doomed.clone(),
+            stuck,
+            full: self.full.keys().cloned().collect(),
+        };
+        let Some(shape) = Shape::new(observation, &underway) else {
+            self.idle.clear();
+            return Vec::new();
+        };
+        let refused: BTreeSet<IpAddr> = self.refused.keys().copied().collect();
+        let held: BTreeMap<String, u32> = self
+            .subnet_holds
+            .iter()
+            .map(|(subnet, hold)| (subnet.clone(), hold.asked))
+            .collect();
+        let word = base36(now.0);
+        let mut view = View {
+            observation,
+            underway: &underway,
+            held_subnets: &held,
+            no_more_nics: self.nic_limit.as_ref().map(|(_, message)| message.as_str()),
+            refused: &refused,
+            idle: BTreeSet::new(),
+            node: &self.node,
+            word: &word,
+        };
+        let spare = plan::spare(&view, &shape);
+        self.idle.retain(|eni, _| spare.contains(eni));
+        for eni in spare {
+            let since = *self.idle.entry(eni.clone()).or_insert(now);
+            if since + self.config.nic_idle <= now {
+                view.idle.insert(eni);
+            }
+        }
+        let plan = plan::plan(&view, &shape);
+        let (wanted, have) = (shape.low, shape.total(&underway));
+        self.carry_out(now, plan, wanted, have)
+    }
+
+    /// Drops what is under way or waits, notes the rest as under way, and compares problems with what was reported.
+    fn carry_out(&mut self, now: Millis, plan: Plan, wanted: u32, have: u32) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut asked = BTreeSet::new();
+        for action in plan.calls {
+            let Some(call) = action.call() else { continue };
+            let key = backoff_key(&call);
+            let waits = self
+                .backoffs
+                .get(&key)
+                .is_some_and(|(backoff, _)| backoff.until() > now);
+            asked.insert(key);
+            if waits || self.underway.contains_key(&call) {
+                continue;
+            }
+            if let Action::UnassignAddresses { addresses, .. } = &action {
+                self.doomed.extend(addresses.iter().copied());
+            }
+            self.underway.insert(
+                call,
+                Underwent {
+                    action: action.clone(),
+                    finished: false,
+                },
+            );
+            actions.push(action);
+        }
+        // What nobody wants to do any more has no failures to tell of.
+        let underway = &self.underway;
+        self.backoffs.retain(|key, (backoff, _)| {
+            asked.contains(key)
+                || backoff.until() > now
+                || underway.keys().any(|call| backoff_key(call) == *key)
+        });
+        if !plan.mark.is_empty() {
+            actions.push(Action::MarkRelease(plan.mark));
+        }
+        if !plan.unmark.is_empty() {
+            actions.push(Action::Unmark(plan.unmark));
+        }
+        let mut problems = plan.problems;
+        self.add_own_problems(now, wanted, have, plan.met, &mut problems);
+        self.report(problems, plan.met, &mut actions);
+        actions
+    }
+
+    fn add_own_problems(
+        &self,
+        now: Millis,
+        wanted: u32,
+        have: u32,
+        met: bool,
+        problems: &mut BTreeMap<Reason, Problem>,
+    ) {
+        let problem = |reason, subject: String, limit, detail: &str| Problem {
+            reason,
+            subject,
+            wanted,
+            have,
+            limit,
+            free: Vec::new(),
+            family: None,
+            detail: detail.to_owned(),
+        };
+        for (key, (backoff, failure)) in &self.backoffs {
+            if backoff.failures() >= TELL_AFTER {
+                let subject = format!("{} failed {} times", describe(key), backoff.failures());
+                let entry = problems.entry(failure.reason);
+                entry.or_insert_with(|| problem(failure.reason, subject, None, &failure.message));
+            }
+        }
+        if let Some((eni, (_, message))) = self.full.first_key_value().filter(|_| !met) {
+            let nics = self
+                .observation
+                .iter()
+                .flat_map(|observation| &observation.nics);
+            let count = nics
+                .filter(|nic| nic.eni == *eni)
+                .map(|nic| nic.addresses.len())
+                .next();
+            let limit = count.and_then(|count| u32::try_from(count).ok());
+            let entry = problems.entry(Reason::AddressLimit);
+            entry.or_insert_with(|| problem(Reason::AddressLimit, eni.clone(), limit, message));
+        }
+        for eni in self.stuck(now) {
+            let limit = u32::try_from(self.config.attach_timeout.0 / 1000).ok();
+            let entry = problems.entry(Reason::AttachTimeout);
+            entry.or_insert_with(|| problem(Reason::AttachTimeout, eni, limit, ""));
+        }
+    }
+
+    /// NICs whose attaching takes too long.
+    fn stuck(&self, now: Millis) -> BTreeSet<String> {
+        let late = |since: &Millis| *since + self.config.attach_timeout <= now;
+        self.attaching
+            .iter()
+            .filter(|(_, since)| late(since))
+            .map(|(eni, _)| eni.clone())
+            .collect()
+    }
+
+    fn report(
+        &mut self,
+        problems: BTreeMap<Reason, Problem>,
+        met: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        let replaced = LIMITS.iter().any(|limit| problems.contains_key(limit));
+        let over: Vec<Reason> = self
+            .reported
+            .iter()
+            .filter(|reason| !problems.contains_key(reason))
+            .filter(|reason| !LIMITS.contains(reason) || met || replaced)
+            .copied()
+            .collect();
+        for reason in over {
+            self.reported.remove(&reason);
+            actions.push(Action::ClearReport(reason));
+        }
+        for (reason, problem) in problems {
+            if self.reported.insert(reason) {
+                actions.push(Action::Report(problem));
+            }
+        }
+    }
+}
+
+/// Addresses that a call brings (IPv4, IPv6).
+const fn brings(action: &Action) -> (u16, u16) {
+    match action {
+        Action::CreateNic {
+            initial4, initial6, ..
+        } => (*initial4, *initial6),
+        Action::AssignAddresses {
+            family: Family::V4,
+            count,
+            ..
+        } => (*count, 0),
+        Action::AssignAddresses {
+            family: Family::V6,
+            count,
+            ..
+        } => (0, *count),
+        _ => (0, 0),
+    }
+}
+
+/// Creations share one back-off: each has a new name.
+fn backoff_key(call: &Call) -> Call {
+    match call {
+        Call::Create { .. } => Call::Create { eni: String::new() },
+        other => other.clone(),
+    }
+}
+
+fn describe(call: &Call) -> String {
+    match call {
+        Call::Create { .. } => "making a NIC".to_owned(),
+        Call::Attach { eni } => format!("attaching {eni}"),
+        Call::Assign { eni, family } => format!("assigning {family} addresses to {eni}"),
+        Call::Unassign { eni } => format!("unassigning addresses of {eni}"),
+        Call::Detach { eni } => format!("detaching {eni}"),
+        Call::Delete { eni } => format!("deleting {eni}"),
+    }
+}
+
+fn base36(mut number: u64) -> String {
+    let mut digits = Vec::new();
+    loop {
+        let digit = u8::try_from(number % 36).unwrap_or(0);
+        digits.push(char::from(if digit < 10 {
+            b'0' + digit
+        } else {
+            b'a' + digit - 10
+        }));
+        number /= 36;
+        if number == 0 {
+            break;
+        }
+    }
+    digits.iter().rev().collect()
+}

@@ -1,0 +1,281 @@
+//! One observation turned into what should be done. No memory: what the planner remembers comes in as [`View`].
+//!
+//! Order: (1) what is missing below `low`: marks are withdrawn, NICs in use are filled from the lowest device index, NICs
+//! made are attached, at last one NIC is made; (2) what exceeds `high` is marked; (3) one NIC that was spare for long
+//! enough is emptied by marking all it has, then detached, then deleted; (4) what the agent agreed to is unassigned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::growth::Growth;
+use super::shape::{NicShape, Shape, Underway};
+use super::{Action, Consent, NicState, Observation, Ownership, Problem};
+use crate::types::{Family, Reason};
+
+/// What the planner remembers, as far as planning needs it.
+#[derive(Debug)]
+pub(super) struct View<'a> {
+    pub observation: &'a Observation,
+    pub underway: &'a Underway,
+    /// Subnets that refused, and how many addresses they were asked for.
+    pub held_subnets: &'a BTreeMap<String, u32>,
+    /// The cloud refuses further NICs on this instance, in these words.
+    pub no_more_nics: Option<&'a str>,
+    /// Addresses that the node refused to give back not long ago.
+    pub refused: &'a BTreeSet<IpAddr>,
+    /// NICs that were spare for long enough.
+    pub idle: BTreeSet<String>,
+    /// The node's name and a word not used before: the name of a new Eni object is `<node>-<device index>-<word>`.
+    pub node: &'a str,
+    pub word: &'a str,
+}
+
+/// What should be done.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub calls: Vec<Action>,
+    pub mark: BTreeSet<IpAddr>,
+    pub unmark: BTreeSet<IpAddr>,
+    pub problems: BTreeMap<Reason, Problem>,
+    /// What pods can use now is what the node wants.
+    pub met: bool,
+}
+
+/// NICs that the node could do without at this moment.
+pub(super) fn spare(view: &View<'_>, shape: &Shape<'_>) -> BTreeSet<String> {
+    let observation = view.observation;
+    let releasable: BTreeSet<IpAddr> = observation.releasable.iter().copied().collect();
+    let total = shape.firm_total();
+    let may_go = |ip: &IpAddr| {
+        let offered = releasable.contains(ip)
+            || observation.marked.contains(ip)
+            || view.underway.doomed.contains(ip);
+        offered && !observation.in_use.contains(ip) && !view.refused.contains(ip)
+    };
+    let is_spare = |n: &&NicShape<'_>| {
+        n.nic.ownership == Ownership::Ours
+            && n.serves()
+            && n.settled()
+            && n.nic.addresses.iter().all(may_go)
+            && total - n.firm_pairs() >= shape.low
+    };
+    shape
+        .nics
+        .iter()
+        .filter(is_spare)
+        .map(|n| n.nic.eni.clone())
+        .collect()
+}
+
+/// The plan.
+pub(super) fn plan(view: &View<'_>, shape: &Shape<'_>) -> Plan {
+    let mut plan = Plan {
+        met: shape.firm_total() >= shape.low,
+        ..Plan::default()
+    };
+    let total = shape.total(view.underway);
+    let wanted_marks = if total < shape.low {
+        Growth::new(view, shape, total).grow(&mut plan);
+        BTreeSet::new()
+    } else {
+        discard_unneeded(shape, &mut plan);
+        let retiring = retiring(view, shape);
+        if let Some(nic) = retiring.filter(|n| n.nic.addresses.is_empty())
+            && let Some(id) = &nic.nic.nic
+        {
+            plan.calls.push(Action::DetachNic {
+                eni: nic.nic.eni.clone(),
+                nic: id.clone(),
+            });
+        }
+        wanted_marks(view, shape, retiring)
+    };
+    let marked = &view.observation.marked;
+    let doomed = &view.underway.doomed;
+    plan.mark = wanted_marks
+        .iter()
+        .filter(|ip| !marked.contains(*ip))
+        .copied()
+        .collect();
+    plan.unmark = marked
+        .iter()
+        .filter(|ip| !wanted_marks.contains(*ip) && !doomed.contains(*ip))
+        .copied()
+        .collect();
+    unassign(view, shape, &wanted_marks, &mut plan);
+    plan
+}
+
+/// NICs made or intended that nobody needs.
+fn discard_unneeded(shape: &Shape<'_>, plan: &mut Plan) {
+    for n in shape
+        .nics
+        .iter()
+        .filter(|n| n.nic.ownership == Ownership::Ours)
+    {
+        if matches!(n.state, NicState::Available | NicState::Intended) {
+            plan.calls.push(Action::DeleteNic {
+                eni: n.nic.eni.clone(),
+                nic: n.nic.nic.clone(),
+            });
+        }
+    }
+}
+
+/// The NIC to give back: one at a time, first what is empty already, then what is on its way, then the highest index.
+fn retiring<'s, 'a>(view: &View<'_>, shape: &'s Shape<'a>) -> Option<&'s NicShape<'a>> {
+    if shape.nics.iter().any(|n| n.state == NicState::Detaching) {
+        return None;
+    }
+    let yielding =
+        |ip: &IpAddr| view.observation.marked.contains(ip) || view.underway.doomed.contains(ip);
+    shape
+        .nics
+        .iter()
+        .filter(|n| view.idle.contains(&n.nic.eni))
+        .max_by_key(|n| {
+            (
+                n.nic.addresses.is_empty(),
+                n.nic.addresses.iter().all(yielding),
+                n.nic.device_index,
+            )
+        })
+}
+
+/// All addresses that should be marked now.
+fn wanted_marks(
+    view: &View<'_>,
+    shape: &Shape<'_>,
+    retiring: Option<&NicShape<'_>>,
+) -> BTreeSet<IpAddr> {
+    let observation = view.observation;
+    let mut wanted = BTreeSet::new();
+    let mut total = shape.firm_total();
+    let mut by_family: BTreeMap<Family, u32> = Family::ALL
+        .into_iter()
+        .map(|family| {
+            (
+                family,
+                shape
+                    .nics
+                    .iter()
+                    .filter(|n| n.serves())
+                    .map(|n| n.firm(family))
+                    .sum(),
+            )
+        })
+        .collect();
+    if let Some(n) = retiring {
+        wanted.extend(n.nic.addresses.iter().copied());
+        total -= n.firm_pairs();
+        for (family, count) in &mut by_family {
+            *count -= n.firm(*family);
+        }
+    }
+    // What was marked stays the first choice, so that a choice once made is kept; the agent's order decides the rest.
+    let free = |ip: &IpAddr| {
+        !observation.in_use.contains(ip)
+            && !view.refused.contains(ip)
+            && !view.underway.doomed.contains(ip)
+    };
+    let old: Vec<IpAddr> = observation.marked.iter().copied().filter(free).collect();
+    let new = observation
+        .releasable
+        .iter()
+        .copied()
+        .filter(|ip| free(ip) && !observation.marked.contains(ip));
+    let candidates: Vec<IpAddr> = old.iter().copied().chain(new).collect();
+    let on = |n: &NicShape<'_>, family: Family| {
+        let here = |ip: &&IpAddr| Family::of(**ip) == family && n.nic.addresses.contains(*ip);
+        candidates.iter().filter(here).copied().collect::<Vec<_>>()
+    };
+    let givers = || {
+        let mut givers: Vec<&NicShape<'_>> = shape.nics.iter().filter(|n| n.serves()).collect();
+        givers.retain(|n| retiring.is_none_or(|r| r.nic.eni != n.nic.eni));
+        givers.reverse();
+        // NICs with marks first: a choice once made is kept. Then NICs without pods: they may become spare.
+        let busy = |n: &NicShape<'_>| {
+            n.nic
+                .addresses
+                .iter()
+                .any(|ip| observation.in_use.contains(ip))
+        };
+        givers.sort_by_key(|n| (!n.nic.addresses.iter().any(|ip| old.contains(ip)), busy(n)));
+        givers
+    };
+    // Whole pairs above `high`.
+    let mut excess = total.saturating_sub(shape.high);
+    for n in givers() {
+        let lists: Vec<Vec<IpAddr>> = observation
+            .families
+            .iter()
+            .map(|family| on(n, family))
+            .collect();
+        let here = lists.iter().map(Vec::len).min().unwrap_or(0);
+        let take = excess
+            .min(n.firm_pairs())
+            .min(u32::try_from(here).unwrap_or(u32::MAX));
+        for list in &lists {
+            for ip in list.iter().take(take as usize) {
+                wanted.insert(*ip);
+                if let Some(count) = by_family.get_mut(&Family::of(*ip)) {
+                    *count -= 1;
+                }
+            }
+        }
+        excess -= take;
+    }
+    // Addresses without a partner, and those of a family that the profile no longer has.
+    for family in Family::ALL {
+        let keep = if observation.families.contains(family) {
+            shape.high
+        } else {
+            0
+        };
+        let mut surplus = by_family
+            .get(&family)
+            .map_or(0, |count| count.saturating_sub(keep));
+        for n in givers() {
+            let partners = if observation.families.contains(family) {
+                n.firm_pairs()
+            } else {
+                0
+            };
+            let single = n.firm(family).saturating_sub(partners);
+            let take = surplus.min(single);
+            let picked: Vec<IpAddr> = on(n, family)
+                .into_iter()
+                .filter(|ip| !wanted.contains(ip))
+                .collect();
+            let picked = picked.into_iter().take(take as usize).collect::<Vec<_>>();
+            surplus -= u32::try_from(picked.len()).unwrap_or(surplus);
+            wanted.extend(picked);
+        }
+    }
+    wanted
+}
+
+/// Takes back what the agent agreed to, and goes on with what was once asked for.
+fn unassign(view: &View<'_>, shape: &Shape<'_>, wanted: &BTreeSet<IpAddr>, plan: &mut Plan) {
+    let observation = view.observation;
+    for n in &shape.nics {
+        let Some(id) = &n.nic.nic else { continue };
+        if n.nic.ownership == Ownership::Foreign || n.state != NicState::InUse {
+            continue;
+        }
+        let agreed = |ip: &&IpAddr| {
+            let ready = observation.answers.get(*ip) == Some(&Consent::Ready)
+                && observation.marked.contains(*ip);
+            let now = wanted.contains(*ip) || view.underway.doomed.contains(*ip);
+            ready && now && !observation.in_use.contains(*ip)
+        };
+        let addresses: BTreeSet<IpAddr> = n.nic.addresses.iter().filter(agreed).copied().collect();
+        if !addresses.is_empty() {
+            plan.calls.push(Action::UnassignAddresses {
+                eni: n.nic.eni.clone(),
+                nic: id.clone(),
+                addresses,
+            });
+        }
+    }
+}
