@@ -17,6 +17,7 @@
 //! that we look at, so that an attribute of another program's object, or of a newer kernel, cannot fail it.
 #![warn(missing_docs)]
 
+mod abi;
 pub mod addr;
 pub mod conntrack;
 mod error;

@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use tombolo_core::datapath::Rule;
+use ipnet::IpNet;
+use tombolo_core::datapath::conventions::PROTOCOL;
+use tombolo_core::datapath::{Rule, RuleAction, Selector};
 use tombolo_core::types::Family;
 
+use crate::abi::{fra, nlm, rtm};
+use crate::addr::absent_family_is_empty;
+use crate::message::{Reply, family_number, family_of, ip_of, text, u32_at, u32_of};
 use crate::{Error, Request, Socket};
 
 /// A rule that is not ours, or that carries our protocol but has a shape that we do not write.
@@ -33,17 +38,130 @@ pub struct Rules {
 
 /// Adds a rule; the kernel refuses a second one that is the same.
 #[must_use]
-pub fn add(_rule: &Rule) -> Request {
-    todo!()
+pub fn add(rule: &Rule) -> Request {
+    encode("add rule", rule, rtm::NEWRULE, nlm::CREATE | nlm::EXCL)
 }
 
-/// Removes exactly this rule, only if it carries our protocol number.
+/// Removes this rule, only if it carries our protocol number. The kernel compares what is given: with
+/// [`Selector::All`] it takes the first of ours with this priority and action, whatever that one selects.
 #[must_use]
-pub fn del(_rule: &Rule) -> Request {
-    todo!()
+pub fn del(rule: &Rule) -> Request {
+    encode("delete rule", rule, rtm::DELRULE, 0)
+}
+
+fn encode(operation: &'static str, rule: &Rule, kind: u16, flags: u16) -> Request {
+    let (action, table) = match rule.action {
+        RuleAction::Lookup(table) => (fra::TO_TABLE, table),
+        RuleAction::Goto(_) => (fra::GOTO_RULE, 0),
+        RuleAction::Blackhole => (fra::BLACKHOLE, 0),
+        RuleAction::Nop => (fra::NOP, 0),
+    };
+    let mut header = [0; fra::HEADER];
+    header[0] = family_number(rule.family);
+    header[4] = u8::try_from(table).unwrap_or(0);
+    header[7] = action;
+    if let Selector::From(net) = &rule.selector {
+        header[2] = net.prefix_len();
+    }
+    let subject = format!("{} priority {}", rule.family, rule.priority);
+    let mut request = Request::new(operation, subject, kind, flags, &header);
+    let body = &mut request.body;
+    body.put_u32(fra::PRIORITY, rule.priority).put_u8(fra::PROTOCOL, PROTOCOL);
+    if table != 0 {
+        body.put_u32(fra::TABLE, table);
+    }
+    if let RuleAction::Goto(target) = rule.action {
+        body.put_u32(fra::GOTO, target);
+    }
+    match &rule.selector {
+        Selector::All => {}
+        Selector::Iif(name) => {
+            body.put_str(fra::IIFNAME, name);
+        }
+        Selector::From(net) if net.prefix_len() > 0 => {
+            body.put_ip(fra::SRC, net.network());
+        }
+        Selector::From(_) => {}
+        Selector::Mark(mark, mask) => {
+            body.put_u32(fra::FWMARK, *mark).put_u32(fra::FWMASK, *mask);
+        }
+    }
+    request
 }
 
 /// All rules of the socket's namespace, both families.
-pub fn list(_socket: &mut Socket) -> Result<Rules, Error> {
-    todo!()
+///
+/// # Errors
+/// [`Error::Refused`], [`Error::System`]; [`Error::Malformed`] where the list never held still.
+pub fn list(socket: &mut Socket) -> Result<Rules, Error> {
+    let mut rules = Rules::default();
+    for family in Family::ALL {
+        let mut header = [0; fra::HEADER];
+        header[0] = family_number(family);
+        let request = Request::new("list", format!("{family} rules"), rtm::GETRULE, 0, &header);
+        for decoded in absent_family_is_empty(socket.dump(&request, decode))? {
+            match decoded {
+                // A second one that is the same cannot be told from the first.
+                Ok(rule) => {
+                    rules.ours.insert(rule);
+                }
+                Err(foreign) => rules.foreign.push(foreign),
+            }
+        }
+    }
+    Ok(rules)
+}
+
+/// Ours, or another's.
+fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
+    let [family, dst_len, src_len, tos, low_table, _, _, action, ..] = *reply.payload else { return None };
+    let family = family_of(family)?;
+    let flags = u32_at(reply.payload, 8)?;
+    let (mut table, mut priority, mut protocol) = (u32::from(low_table), 0, 0);
+    let (mut src, mut iif, mut target, mut mark, mut mask) = (None, None, None, None, None);
+    let mut plain = dst_len == 0 && tos == 0 && flags & fra::F_INVERT == 0;
+    for (attribute, value) in reply.attributes(fra::HEADER) {
+        match attribute {
+            fra::TABLE => table = u32_of(value)?,
+            fra::PRIORITY => priority = u32_of(value)?,
+            fra::PROTOCOL => protocol = *value.first()?,
+            fra::SRC => src = ip_of(value),
+            fra::IIFNAME => iif = text(value),
+            fra::GOTO => target = u32_of(value),
+            fra::FWMARK => mark = u32_of(value),
+            fra::FWMASK => mask = u32_of(value),
+            // All ones: suppresses nothing.
+            fra::SUPPRESS_PREFIXLEN | fra::SUPPRESS_IFGROUP => plain &= u32_of(value) == Some(u32::MAX),
+            fra::L3MDEV => plain &= value == [0],
+            fra::PAD => {}
+            _ => plain = false,
+        }
+    }
+    let selector = match (src_len, src, iif, mark, mask) {
+        (0, None, None, None, None) => Some(Selector::All),
+        (0, None, Some(name), None, None) => Some(Selector::Iif(name)),
+        (_, Some(ip), None, None, None) => IpNet::new(ip, src_len).ok().map(Selector::From),
+        (0, None, None, mark, Some(mask)) => Some(Selector::Mark(mark.unwrap_or(0), mask)),
+        _ => None,
+    };
+    let shape = match (action, target) {
+        (fra::TO_TABLE, None) => Some(RuleAction::Lookup(table)),
+        (fra::GOTO_RULE, Some(target)) => Some(RuleAction::Goto(target)),
+        (fra::BLACKHOLE, None) => Some(RuleAction::Blackhole),
+        (fra::NOP, None) => Some(RuleAction::Nop),
+        _ => None,
+    };
+    Some(match (selector, shape) {
+        (Some(selector), Some(action)) if protocol == PROTOCOL && plain => Ok(Rule { family, priority, selector, action }),
+        _ => Err(ForeignRule { family, priority, protocol, table, action }),
+    })
+}
+
+/// Family, priority and protocol of a notification about a rule.
+pub(crate) fn summary(reply: &Reply<'_>) -> Option<(Family, u32, u8)> {
+    let family = family_of(*reply.payload.first()?)?;
+    let attributes = reply.attributes(fra::HEADER);
+    let priority = attributes.value(fra::PRIORITY).and_then(u32_of).unwrap_or(0);
+    let protocol = attributes.value(fra::PROTOCOL).and_then(|value| value.first().copied()).unwrap_or(0);
+    Some((family, priority, protocol))
 }
