@@ -8,9 +8,9 @@
 //! | 2 | nft elements that go or change are taken out | a pod that may no longer send, or by another NIC, falls silent before any route moves |
 //! | 3 | links, addresses, neighbours, routes | what rules lead to exists before the rule |
 //! | 4 | new rules: targets of jumps, jumps, lookups, drops | the node's own traffic passes the drops by the jumps |
-//! | 5 | nft elements or tables that come | only now may a pod send with a mark |
-//! | 6 | rules that go: drops, lookups, jumps, targets of jumps | the reverse of 4 |
-//! | 7 | routes, neighbours, addresses that go | nothing leads to them any more |
+//! | 5 | lookups, routes, neighbours, addresses that go | a stale one must not catch what step 6 admits; what misses now is dropped |
+//! | 6 | nft elements or tables that come | only now may a pod send with a mark |
+//! | 7 | other rules that go: drops, jumps, targets of jumps | the reverse of 4 |
 //! | 8 | forwarding | it admits, and all that steers is in place |
 //!
 //! Links that are observed and not desired are left alone: whose pod is gone is not ours to decide here.
@@ -76,14 +76,18 @@ pub fn plan(desired: &NodeState, observed: &NodeState, nat_intact: bool) -> Vec<
     let mut rules: Vec<&Rule> = desired.rules.difference(&observed.rules).collect();
     rules.sort_by_key(|rule| rank(rule));
     ops.extend(rules.into_iter().cloned().map(Op::AddRule));
-    ops.extend(after);
-    let mut rules: Vec<&Rule> = observed.rules.difference(&desired.rules).collect();
-    rules.sort_by_key(|rule| Reverse(rank(rule)));
-    ops.extend(rules.into_iter().cloned().map(Op::DelRule));
 
+    let (lookups, mut rules): (Vec<&Rule>, Vec<&Rule>) = observed
+        .rules
+        .difference(&desired.rules)
+        .partition(|rule| matches!(rule.action, RuleAction::Lookup(_)));
+    ops.extend(lookups.into_iter().cloned().map(Op::DelRule));
     ops.extend(late_routes.into_iter().map(Op::DelRoute));
     ops.extend(late_neighbours.into_iter().map(Op::DelNeighbour));
     ops.extend(late_addresses.into_iter().map(Op::DelAddress));
+    ops.extend(after);
+    rules.sort_by_key(|rule| Reverse(rank(rule)));
+    ops.extend(rules.into_iter().cloned().map(Op::DelRule));
     ops.extend(forwarding.into_iter().map(Op::SetSysctl));
     ops
 }
