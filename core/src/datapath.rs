@@ -15,6 +15,6 @@ mod model;
 mod sysctls;
 
 pub use model::{
-    Address, Endpoint, EndpointAddress, EndpointState, LinkState, NatState, Neighbour, NodeInput, NodeState, Route, RouteKind,
-    Rule, RuleAction, Selector, Sysctl,
+    Address, Endpoint, EndpointAddress, EndpointState, LinkState, NatState, Neighbour, NodeInput,
+    NodeState, Route, RouteKind, Rule, RuleAction, Selector, Sysctl,
 };

@@ -37,24 +37,41 @@ impl AttachmentKey {
     /// # Errors
     /// Names the first part at fault.
     pub fn new(network: &str, container_id: &str, ifname: &str) -> Result<Self, InvalidKey> {
-        let invalid = |field, value: &str, problem| InvalidKey { field, value: value.to_owned(), problem };
+        let invalid = |field, value: &str, problem| InvalidKey {
+            field,
+            value: value.to_owned(),
+            problem,
+        };
         for (field, value) in [("name", network), ("CNI_CONTAINERID", container_id)] {
             let mut bytes = value.bytes();
             let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
             let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
             if !first || !rest {
-                return Err(invalid(field, value, "must match [a-zA-Z0-9][a-zA-Z0-9_.-]*"));
+                return Err(invalid(
+                    field,
+                    value,
+                    "must match [a-zA-Z0-9][a-zA-Z0-9_.-]*",
+                ));
             }
         }
         let bad_char = |c: char| c == '/' || c == ':' || c.is_whitespace();
-        if ifname.is_empty() || ifname.len() > 15 || ifname == "." || ifname == ".." || ifname.contains(bad_char) {
+        if ifname.is_empty()
+            || ifname.len() > 15
+            || ifname == "."
+            || ifname == ".."
+            || ifname.contains(bad_char)
+        {
             return Err(invalid(
                 "CNI_IFNAME",
                 ifname,
                 "must have 1 to 15 bytes, without '/', ':' and white space, and be neither '.' nor '..'",
             ));
         }
-        Ok(Self { network: network.to_owned(), container_id: container_id.to_owned(), ifname: ifname.to_owned() })
+        Ok(Self {
+            network: network.to_owned(),
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+        })
     }
 
     /// SHA-256 over the parts, each followed by a zero byte (which no part can hold).
@@ -76,7 +93,11 @@ impl AttachmentKey {
     /// The name of the host end of the pod's veth.
     #[must_use]
     pub fn host_ifname(&self) -> HostIfName {
-        HostIfName(format!("{}{}", HostIfName::PREFIX, &hex(&self.digest()[..6])[..12]))
+        HostIfName(format!(
+            "{}{}",
+            HostIfName::PREFIX,
+            &hex(&self.digest()[..6])[..12]
+        ))
     }
 
     /// The MACs of (pod end, host end): locally administered, unicast, the same at every attempt.

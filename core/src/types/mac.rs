@@ -33,7 +33,11 @@ impl FromStr for Mac {
             let part = parts.next().filter(|p| p.len() == 2).ok_or_else(invalid)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| invalid())?;
         }
-        if parts.next().is_some() { Err(invalid()) } else { Ok(Self(octets)) }
+        if parts.next().is_some() {
+            Err(invalid())
+        } else {
+            Ok(Self(octets))
+        }
     }
 }
 

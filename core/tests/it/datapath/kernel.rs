@@ -119,7 +119,7 @@ impl Kernel {
     }
 
     /// What becomes of a packet to elsewhere that a pod sends by the link with this index: guard, then rules.
-    pub fn from_pod(&self, ifindex: u32, source: IpAddr, destination: IpAddr) -> Verdict {
+    pub fn pod_sends(&self, ifindex: u32, source: IpAddr, destination: IpAddr) -> Verdict {
         let forwards = match source {
             IpAddr::V4(_) => "ipv4/ip_forward",
             IpAddr::V6(_) => "ipv6/conf/all/forwarding",

@@ -176,7 +176,7 @@ proptest! {
         for op in plan(&desired, &before.observe(&desired), nft) {
             kernel.apply(op.clone());
             for (ifindex, source) in &senders {
-                let way = |kernel: &Kernel| kernel.from_pod(*ifindex, *source, elsewhere(*source));
+                let way = |kernel: &Kernel| kernel.pod_sends(*ifindex, *source, elsewhere(*source));
                 let now = way(&kernel);
                 let allowed = [Verdict::Dropped, way(&before), way(&after)];
                 prop_assert!(allowed.contains(&now), "{source} goes {now:?} after {op:?}, allowed are {allowed:?}");

@@ -69,10 +69,10 @@ proptest! {
                 Some(nic) if nic.gateway(family).is_some() => Verdict::Out(nic.ifindex),
                 _ => Verdict::Dropped,
             };
-            prop_assert_eq!(kernel.from_pod(host_end, source, outside(family)), expected);
+            prop_assert_eq!(kernel.pod_sends(host_end, source, outside(family)), expected);
             // A neighbour's source is not the pod's.
             for (other_end, _, _) in pod_addresses(&input).filter(|(other, ..)| *other != host_end) {
-                prop_assert_eq!(kernel.from_pod(other_end, source, outside(family)), Verdict::Dropped);
+                prop_assert_eq!(kernel.pod_sends(other_end, source, outside(family)), Verdict::Dropped);
             }
         }
     }
@@ -81,7 +81,7 @@ proptest! {
     fn without_nft_nothing_of_a_pod_leaves(input in any_node()) {
         let kernel = Kernel::new(desired::node(&input), false);
         for (host_end, source, _) in pod_addresses(&input) {
-            prop_assert_eq!(kernel.from_pod(host_end, source, outside(Family::of(source))), Verdict::Dropped);
+            prop_assert_eq!(kernel.pod_sends(host_end, source, outside(Family::of(source))), Verdict::Dropped);
         }
     }
 
@@ -92,7 +92,7 @@ proptest! {
         let kernel = Kernel::new(state, true);
         for (host_end, source, nic) in pod_addresses(&input) {
             if !nic.is_some_and(|nic| nic.is_primary()) {
-                prop_assert_eq!(kernel.from_pod(host_end, source, outside(Family::of(source))), Verdict::Dropped);
+                prop_assert_eq!(kernel.pod_sends(host_end, source, outside(Family::of(source))), Verdict::Dropped);
             }
         }
     }
