@@ -50,7 +50,6 @@ pub mod ifla {
     pub const MTU: u16 = 4;
     pub const LINK: u16 = 5;
     pub const MASTER: u16 = 10;
-    pub const TXQLEN: u16 = 13;
     pub const OPERSTATE: u16 = 16;
     pub const LINKINFO: u16 = 18;
     pub const IFALIAS: u16 = 20;

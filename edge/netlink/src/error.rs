@@ -56,6 +56,12 @@ pub enum Error {
         /// What it is.
         found: NetnsId,
     },
+    /// The namespace that should be a pod's is the node's own.
+    #[error("{subject} is the node's own network namespace")]
+    HostNetns {
+        /// The namespace.
+        subject: String,
+    },
     /// An interface of that name exists in the pod and is not ours.
     #[error("an interface {name} exists in the pod and is not ours")]
     InterfaceExists {

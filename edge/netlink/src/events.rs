@@ -1,10 +1,33 @@
 //! A subscription to what changes in a namespace: what changed and by whom, not how. Whoever reacts looks again.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{Protocol, RecvFlags, sockopt};
 use tombolo_core::types::Family;
 
-use crate::Error;
+use crate::abi::{group, nda, rtm};
+use crate::message::{Reply, u16_at, u32_at};
+use crate::socket::{NETFILTER, ROUTE, open, receive, set_option};
+use crate::{Error, link, nft, route, rule};
+
+/// Receive buffer of each socket in bytes (the kernel doubles it).
+const BUFFER: usize = 8 * 1024 * 1024;
+/// One read; the kernel never sends a larger datagram.
+const READ: usize = 64 * 1024;
+
+const ROUTE_GROUPS: [u32; 8] = [
+    group::LINK,
+    group::NEIGH,
+    group::IPV4_IFADDR,
+    group::IPV4_ROUTE,
+    group::IPV4_RULE,
+    group::IPV6_IFADDR,
+    group::IPV6_ROUTE,
+    group::IPV6_RULE,
+];
 
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +49,8 @@ pub enum Changed {
         /// Whether it was removed.
         gone: bool,
     },
-    /// A route was added or removed.
+    /// A route was added or removed. Routes that the kernel drops because their link went down or away are not all
+    /// reported: see [`Changed::Links`].
     Routes {
         /// Family.
         family: Family,
@@ -73,27 +97,105 @@ pub struct Event {
     pub port: u32,
 }
 
-/// The subscription. Poll its descriptor for readability, then call [`Events::read`].
+/// The subscription. Poll its descriptor for readability, then call [`Events::read`] until it is empty.
 #[derive(Debug)]
 pub struct Events {
     epoll: OwnedFd,
+    sockets: [OwnedFd; 2],
+    buffer: Vec<u8>,
 }
 
 impl Events {
     /// Subscribes in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// [`Error::System`].
     pub fn open() -> Result<Self, Error> {
-        todo!()
+        let failed = |source| Error::System { operation: "subscribe to", subject: "kernel events".to_owned(), source };
+        let build = || {
+            let sockets = [subscribe(ROUTE, &ROUTE_GROUPS)?, subscribe(NETFILTER, &[group::NFTABLES])?];
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            for socket in &sockets {
+                epoll::add(&epoll, socket, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+            }
+            Ok(Self { epoll, sockets, buffer: vec![0; READ] })
+        };
+        build().map_err(failed)
     }
 
     /// All events that are queued, without blocking; empty when there are none.
+    ///
+    /// # Errors
+    /// [`Error::System`]. Lost notifications are no error but [`Changed::Overrun`].
     pub fn read(&mut self) -> Result<Vec<Event>, Error> {
-        todo!()
+        let mut events = Vec::new();
+        for socket in &self.sockets {
+            loop {
+                let outcome = receive(socket.as_fd(), &mut self.buffer, RecvFlags::DONTWAIT, |reply| {
+                    events.extend(decode(reply).map(|changed| Event { changed, port: reply.port }));
+                });
+                match outcome {
+                    Ok(()) => {}
+                    Err(Errno::AGAIN) => break,
+                    Err(Errno::NOBUFS) => events.push(Event { changed: Changed::Overrun, port: 0 }),
+                    Err(source) => {
+                        return Err(Error::System { operation: "read", subject: "kernel events".to_owned(), source });
+                    }
+                }
+            }
+        }
+        Ok(events)
     }
 
     /// Blocks until there is something to read or the time is over; whether there is.
-    pub fn wait(&self, _timeout: std::time::Duration) -> Result<bool, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn wait(&self, timeout: Duration) -> Result<bool, Error> {
+        let failed = |source| Error::System { operation: "wait for", subject: "kernel events".to_owned(), source };
+        let timeout = Timespec::try_from(timeout).map_err(|_| failed(Errno::INVAL))?;
+        let mut fds = [PollFd::new(&self.epoll, PollFlags::IN)];
+        let ready = retry_on_intr(|| poll(&mut fds, Some(&timeout))).map_err(failed)?;
+        Ok(ready > 0)
     }
+}
+
+fn subscribe(protocol: Option<Protocol>, groups: &[u32]) -> rustix::io::Result<OwnedFd> {
+    let (fd, _) = open(protocol)?;
+    sockopt::set_socket_recv_buffer_size_force(&fd, BUFFER)?;
+    for group in groups {
+        set_option(fd.as_fd(), libc::NETLINK_ADD_MEMBERSHIP, *group)?;
+    }
+    Ok(fd)
+}
+
+fn decode(reply: &Reply<'_>) -> Option<Changed> {
+    Some(match reply.kind {
+        rtm::NEWLINK | rtm::DELLINK => {
+            // A bridge reports its ports in the bridge family: a port that leaves is not a link that goes.
+            if reply.payload.first() != Some(&0) {
+                return None;
+            }
+            let link = link::decode(reply)?;
+            Changed::Links { ifindex: link.index, name: link.name, gone: reply.kind == rtm::DELLINK }
+        }
+        rtm::NEWADDR | rtm::DELADDR => {
+            Changed::Addresses { ifindex: u32_at(reply.payload, 4)?, gone: reply.kind == rtm::DELADDR }
+        }
+        rtm::NEWROUTE | rtm::DELROUTE => {
+            let (family, table, protocol) = route::summary(reply)?;
+            Changed::Routes { family, table, protocol, gone: reply.kind == rtm::DELROUTE }
+        }
+        rtm::NEWRULE | rtm::DELRULE => {
+            let (family, priority, protocol) = rule::summary(reply)?;
+            Changed::Rules { family, priority, protocol, gone: reply.kind == rtm::DELRULE }
+        }
+        rtm::DELNEIGH => Changed::Neighbours { ifindex: u32_at(reply.payload, 4)?, gone: true },
+        rtm::NEWNEIGH if u16_at(reply.payload, 8)? & nda::PERMANENT != 0 => {
+            Changed::Neighbours { ifindex: u32_at(reply.payload, 4)?, gone: false }
+        }
+        _ => Changed::Nft { gone: nft::summary(reply)? },
+    })
 }
 
 impl AsFd for Events {

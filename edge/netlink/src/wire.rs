@@ -1,18 +1,34 @@
 //! One pod: create its link, configure both sides, check it, detach it.
 //!
 //! ```text
-//!   PodSide::open ─▶ create ─▶ (core: desired::endpoint with the host index) ─▶ configure        ADD
-//!   detach (synchronous: name free, routes and sources gone) ─▶ reap_doomed (background, batched) DEL
+//!   PodSide::open ─▶ create ─▶ (core: desired::endpoint with the host index) ─▶ configure         ADD
+//!   detach_pod (synchronous: name free, routes and sources gone) ─▶ reap_doomed (background)      DEL
 //! ```
-//! Every step may be repeated.
+//! Every step may be repeated. A packet passes only when the last step of `configure` was done: before it, the pod's
+//! end is down.
+
+mod check;
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use tombolo_core::datapath::EndpointState;
-use tombolo_core::types::{AttachmentKey, Mac};
+use rustix::io::Errno;
+use tombolo_core::datapath::conventions::{
+    DOOMED_LINK_GROUP, MAIN_TABLE, POD_GATEWAY4, POD_GATEWAY6, POD_LINK_GROUP, ROUTE_METRIC,
+};
+use tombolo_core::datapath::{Address, EndpointState, Neighbour, Route, RouteKind, Sysctl};
+use tombolo_core::types::{AttachmentKey, Family, Mac};
 
-use crate::link::Link;
-use crate::{Error, Kernel, Netns, Socket};
+pub use check::check_host;
+
+use crate::events::Events;
+use crate::kernel::is_host_end;
+use crate::link::{Link, Veth};
+use crate::nft::Source;
+use crate::{Error, Kernel, Netns, Request, Socket, addr, link, neigh, nft, route, sysctl};
+
+/// How long a pair of links that are both up may take to get a carrier.
+const CARRIER_BOUND: Duration = Duration::from_secs(2);
 
 /// A pod's namespace with a socket in it.
 #[derive(Debug)]
@@ -34,79 +50,272 @@ pub struct PodLink {
 
 impl<'a> PodSide<'a> {
     /// Opens a socket in the pod's namespace.
-    pub fn open(_netns: &'a Netns) -> Result<Self, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn open(netns: &'a Netns) -> Result<Self, Error> {
+        Ok(Self { netns, route: Socket::route_in(netns)? })
     }
 
-    /// The link that an earlier [`PodSide::create`] made for this key, if it is there. Another interface of the same
-    /// name is [`Error::InterfaceExists`].
-    pub fn find(&mut self, _key: &AttachmentKey) -> Result<Option<PodLink>, Error> {
-        todo!()
+    /// The link that an earlier [`PodSide::create`] made for this key, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::InterfaceExists`] where another interface has the name.
+    pub fn find(&mut self, key: &AttachmentKey) -> Result<Option<PodLink>, Error> {
+        let Some(found) = link::by_name(&mut self.route, &key.ifname)? else { return Ok(None) };
+        match (found.mac, found.kind.as_deref(), found.peer) {
+            (mac, Some("veth"), Some(peer)) if mac == Some(key.macs().0) => {
+                Ok(Some(PodLink { pod_ifindex: found.index, host_ifindex: peer }))
+            }
+            _ => Err(Error::InterfaceExists { name: found.name }),
+        }
     }
 
-    /// Creates the veth pair: pod end here, host end in the node's namespace, both down. A pair from an earlier attempt
-    /// with the same key is taken over; a stale host end of the same name is moved out of the way.
-    pub fn create(&mut self, _kernel: &mut Kernel, _key: &AttachmentKey, _mtu: u32) -> Result<PodLink, Error> {
-        todo!()
+    /// Creates the veth pair: pod end here, down, and the host end in the node's namespace. A pair from an earlier
+    /// attempt with the same key is taken over; a stale host end of the same name is moved out of the way.
+    ///
+    /// # Errors
+    /// [`Error::InterfaceExists`]; [`Error::HostNetns`]; the kernel's reason.
+    pub fn create(&mut self, kernel: &mut Kernel, key: &AttachmentKey, mtu: u32) -> Result<PodLink, Error> {
+        if self.netns.id() == kernel.netns.id() {
+            return Err(Error::HostNetns { subject: self.netns.id().to_string() });
+        }
+        let first = match self.make(kernel, key, mtu) {
+            Err(error) if error.is_existing() => error,
+            outcome => return outcome,
+        };
+        // Which of the two names is taken, and by whom?
+        if let Some(found) = self.find(key)? {
+            return Ok(found);
+        }
+        let host_name = key.host_ifname();
+        match link::by_name(&mut kernel.route, &host_name.0)? {
+            Some(stale) if stale.mac == Some(key.macs().1) => {
+                kernel.route.batch(vec![
+                    link::set_down_in_group(stale.index, DOOMED_LINK_GROUP),
+                    link::rename(stale.index, &doomed_name(stale.index)),
+                ])?;
+                self.make(kernel, key, mtu)
+            }
+            _ => Err(first),
+        }
     }
 
-    /// Configures both sides and returns when packets can flow: host end settings, up, neighbours, routes, source
-    /// elements; then the pod's addresses, gateway, neighbours and settings.
-    pub fn configure(
-        &mut self,
-        _kernel: &mut Kernel,
-        _link: PodLink,
-        _key: &AttachmentKey,
-        _state: &EndpointState,
-    ) -> Result<(), Error> {
-        todo!()
+    fn make(&mut self, kernel: &Kernel, key: &AttachmentKey, mtu: u32) -> Result<PodLink, Error> {
+        let (mac, peer_mac) = key.macs();
+        let peer_name = key.host_ifname();
+        let veth =
+            Veth { name: &key.ifname, mac, peer_name: &peer_name.0, peer_mac, peer_group: POD_LINK_GROUP, mtu };
+        let (pod_ifindex, host_ifindex) =
+            link::create_veth(&mut self.route, &veth, std::os::fd::AsFd::as_fd(&kernel.netns))?;
+        Ok(PodLink { pod_ifindex, host_ifindex })
     }
 
-    /// What of the pod's side differs from what ADD made, in words for the CHECK error; empty: all is well.
-    pub fn check(&mut self, _key: &AttachmentKey, _state: &EndpointState) -> Result<Vec<String>, Error> {
-        todo!()
+    /// Configures both sides and returns when packets can flow: settings of the host end, source elements, neighbours,
+    /// routes; then the pod's settings, link, addresses, routes, neighbours.
+    ///
+    /// # Errors
+    /// [`Error::NoCarrier`]; the kernel's reason. What was done stays: detach the pod, or configure it again.
+    pub fn configure(&mut self, kernel: &mut Kernel, link: PodLink, key: &AttachmentKey, state: &EndpointState) -> Result<(), Error> {
+        for setting in &state.sysctls {
+            write_unless_no_ipv6(setting)?;
+        }
+        let sources: Vec<Source> = state.sources.iter().map(|(ip, mark)| (link.host_ifindex, *ip, *mark)).collect();
+        nft::add_sources(&mut kernel.netfilter, &sources)?;
+        let mut requests = vec![link::set_addrgenmode_none(link.host_ifindex), link::set_up(link.host_ifindex, true)];
+        requests.extend(state.neighbours.iter().map(neigh::add));
+        requests.extend(state.routes.iter().map(route::add));
+        kernel.route.batch(requests)?;
+
+        if state.pod_families.contains(&Family::V6) {
+            self.netns.run(|| prepare_ipv6(&key.ifname))??;
+        }
+        let mut requests = vec![link::set_addrgenmode_none(link.pod_ifindex), link::set_up(link.pod_ifindex, true)];
+        requests.extend(pod_side(link.pod_ifindex, state));
+        self.route.batch(requests)?;
+        await_carrier(&mut kernel.route, link.host_ifindex)
     }
 
-    /// Sets the interface down and renames it, so that its name is free. Absent, or not `mac`'s: nothing to do.
-    pub fn release_name(&mut self, _ifname: &str, _mac: Mac) -> Result<(), Error> {
-        todo!()
+    /// Sets the interface down and renames it, so that its name is free. Absent, or another's: nothing to do.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn release_name(&mut self, ifname: &str, mac: Mac) -> Result<(), Error> {
+        let found = link::by_name(&mut self.route, ifname)?.filter(|found| found.mac == Some(mac));
+        let Some(found) = found else { return Ok(()) };
+        let requests = vec![link::set_up(found.index, false), link::rename(found.index, &doomed_name(found.index))];
+        tolerate_missing(self.route.batch(requests))
     }
 }
 
 /// [`PodSide::create`], the caller's `desired` with the host index, then [`PodSide::configure`].
+///
+/// # Errors
+/// As those two. A failure may leave the link behind: [`detach_pod`].
 pub fn create_pod(
-    _kernel: &mut Kernel,
-    _netns: &Netns,
-    _key: &AttachmentKey,
-    _mtu: u32,
-    _desired: impl FnOnce(u32) -> EndpointState,
+    kernel: &mut Kernel,
+    netns: &Netns,
+    key: &AttachmentKey,
+    mtu: u32,
+    desired: impl FnOnce(u32) -> EndpointState,
 ) -> Result<(PodLink, EndpointState), Error> {
-    todo!()
+    let mut pod = PodSide::open(netns)?;
+    let link = pod.create(kernel, key, mtu)?;
+    let state = desired(link.host_ifindex);
+    pod.configure(kernel, link, key, &state)?;
+    Ok((link, state))
 }
 
 /// The synchronous part of DEL: source elements, routes, neighbours gone; host end down and doomed; the pod's interface
-/// name free (where its namespace still exists). Nothing there is success. `host_ifindex` is verified against the key
-/// before it is touched. Conntrack entries of the addresses are deleted too.
+/// name free (where its namespace still exists). Nothing there is success. A link of that name that is not the key's is
+/// left alone. `host_ifindex` is the index that the journal holds: the link itself may have gone with the namespace.
+///
+/// Routes and neighbour entries go with the host end's going down; connections are for
+/// [`crate::conntrack::delete_address`], later.
+///
+/// # Errors
+/// The kernel's reason, of the first step that failed; the other steps were done.
 pub fn detach_pod(
-    _kernel: &mut Kernel,
-    _netns: Option<&Netns>,
-    _key: &AttachmentKey,
-    _ips: &[IpAddr],
+    kernel: &mut Kernel,
+    netns: Option<&Netns>,
+    key: &AttachmentKey,
+    host_ifindex: Option<u32>,
+    ips: &[IpAddr],
 ) -> Result<(), Error> {
-    todo!()
+    let (pod_mac, host_mac) = key.macs();
+    let found = link::by_name(&mut kernel.route, &key.host_ifname().0)?.filter(|found| found.mac == Some(host_mac));
+    let found = found.map(|link| link.index);
+
+    let mut indices = vec![found, host_ifindex];
+    indices.dedup();
+    let of = |index: u32| ips.iter().map(move |ip| (index, *ip, 0));
+    let sources: Vec<Source> = indices.into_iter().flatten().flat_map(of).collect();
+    let silenced = nft::del_sources(&mut kernel.netfilter, &sources);
+
+    let doomed = found.map_or(Ok(()), |index| {
+        tolerate_missing(kernel.route.request(link::set_down_in_group(index, DOOMED_LINK_GROUP)))
+    });
+    let released = netns.map_or(Ok(()), |netns| PodSide::open(netns)?.release_name(&key.ifname, pod_mac));
+    silenced.and(doomed).and(released)
 }
 
 /// Deletes all doomed links at the cost of one (some 16 ms of RCU grace periods); returns how many there were.
-pub fn reap_doomed(_kernel: &mut Kernel) -> Result<usize, Error> {
-    todo!()
+///
+/// # Errors
+/// The kernel's reason.
+pub fn reap_doomed(kernel: &mut Kernel) -> Result<usize, Error> {
+    let mut doomed = link::list(&mut kernel.route)?;
+    doomed.retain(|link| link.group == DOOMED_LINK_GROUP);
+    if !doomed.is_empty() {
+        tolerate_missing(kernel.route.request(link::delete_group(DOOMED_LINK_GROUP)))?;
+    }
+    Ok(doomed.len())
 }
 
-/// Differences of the host side, in words for the CHECK error.
-pub fn check_host(_kernel: &mut Kernel, _host_ifindex: u32, _state: &EndpointState) -> Result<Vec<String>, Error> {
-    todo!()
+/// Host ends of pod links, those of doomed pods included.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn pod_links(kernel: &mut Kernel) -> Result<Vec<Link>, Error> {
+    let mut links = link::list(&mut kernel.route)?;
+    links.retain(is_host_end);
+    Ok(links)
 }
 
-/// Pod links on the node (both groups).
-pub fn pod_links(_kernel: &mut Kernel) -> Result<Vec<Link>, Error> {
-    todo!()
+/// A link's name when its own must be free.
+fn doomed_name(index: u32) -> String {
+    format!("tmd{index}")
+}
+
+/// What the pod's namespace gets once its end is up.
+fn pod_side(ifindex: u32, state: &EndpointState) -> Vec<Request> {
+    let mut requests: Vec<_> =
+        state.pod_addresses.iter().map(|ip| addr::add(&Address { ifindex, ip: *ip })).collect();
+    requests.extend(pod_routes(ifindex, state).iter().map(route::add));
+    requests.extend(pod_neighbours(ifindex, state).iter().map(neigh::add));
+    requests
+}
+
+/// Routes in the pod, in the order in which they must be made.
+fn pod_routes(ifindex: u32, state: &EndpointState) -> Vec<Route> {
+    let mut routes = Vec::new();
+    for family in &state.pod_families {
+        let gateway = gateway(*family);
+        let metric = if *family == Family::V4 { 0 } else { ROUTE_METRIC };
+        let mut add = |dst, kind| routes.push(Route { table: MAIN_TABLE, dst, kind, metric });
+        if *family == Family::V4 {
+            add(gateway.into(), RouteKind::Link { ifindex });
+        }
+        add(any(*family), RouteKind::Via { gateway, ifindex });
+    }
+    routes
+}
+
+/// Neighbour entries in the pod: the gateways.
+fn pod_neighbours(ifindex: u32, state: &EndpointState) -> Vec<Neighbour> {
+    let entry = |family: &Family| Neighbour { ifindex, ip: gateway(*family), mac: state.macs.1 };
+    state.pod_families.iter().map(entry).collect()
+}
+
+const fn gateway(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(POD_GATEWAY4),
+        Family::V6 => IpAddr::V6(POD_GATEWAY6),
+    }
+}
+
+fn any(family: Family) -> ipnet::IpNet {
+    match family {
+        Family::V4 => ipnet::Ipv4Net::default().into(),
+        Family::V6 => ipnet::Ipv6Net::default().into(),
+    }
+}
+
+/// In the pod's namespace: IPv6 on, whatever the runtime's defaults; no router advertisements, so that the interface
+/// does not solicit them either.
+fn prepare_ipv6(ifname: &str) -> Result<(), Error> {
+    let setting = |name, value: &str| Sysctl { path: format!("ipv6/conf/{ifname}/{name}"), value: value.to_owned() };
+    let disabled = setting("disable_ipv6", "0");
+    if sysctl::read(&disabled.path)? != disabled.value {
+        sysctl::write(&disabled)?;
+    }
+    sysctl::write(&setting("accept_ra", "0"))
+}
+
+/// A kernel without IPv6 has none of its settings, and needs none.
+fn write_unless_no_ipv6(setting: &Sysctl) -> Result<(), Error> {
+    match sysctl::write(setting) {
+        Err(error) if error.is_missing() && setting.path.starts_with("ipv6/") => match sysctl::read("ipv6/ip6frag_time") {
+            Err(probe) if probe.is_missing() => Ok(()),
+            _ => Err(error),
+        },
+        outcome => outcome,
+    }
+}
+
+/// The end that came up first can send only when the kernel's link watch has seen the carrier. Asking for the link makes
+/// it look (from 6.9 on); before, its notification is awaited.
+fn await_carrier(socket: &mut Socket, ifindex: u32) -> Result<(), Error> {
+    let running = |socket: &mut Socket| Ok(link::by_index(socket, ifindex)?.is_some_and(|link| link.running));
+    if running(socket)? {
+        return Ok(());
+    }
+    let started = Instant::now();
+    let mut events = Events::open()?;
+    while !running(socket)? {
+        let left = CARRIER_BOUND.saturating_sub(started.elapsed());
+        let millis = u64::try_from(CARRIER_BOUND.as_millis()).unwrap_or(u64::MAX);
+        if !events.wait(left)? {
+            return Err(Error::NoCarrier { name: ifindex.to_string(), millis });
+        }
+        events.read()?;
+    }
+    Ok(())
+}
+
+fn tolerate_missing(outcome: Result<(), Error>) -> Result<(), Error> {
+    match outcome {
+        Err(error) if matches!(error.errno(), Some(Errno::NODEV | Errno::NOENT)) => Ok(()),
+        outcome => outcome,
+    }
 }

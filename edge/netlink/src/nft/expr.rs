@@ -1,0 +1,174 @@
+//! The expressions that our rules are made of.
+//!
+//! Registers: 1 for a single value; a concatenated key fills 1 and then 9, the 4-byte register right behind it.
+
+use super::abi::{self, DATA_VALUE, DATA_VERDICT, LIST_ELEM, VERDICT_CODE};
+use crate::message::Body;
+
+/// The register of a single value, and of the first part of a key.
+pub const REG: u32 = 1;
+/// The register of the second part of a key.
+pub const REG_SECOND: u32 = 9;
+
+/// One expression.
+#[derive(Clone, Copy, Debug)]
+pub enum Expr {
+    /// Loads a property of the packet.
+    Meta(Meta, u32),
+    /// Sets the packet mark to the register.
+    SetMark,
+    /// Loads bytes of the network header.
+    Network { offset: u32, length: u32, register: u32 },
+    /// Loads the first byte of the transport header.
+    TransportType,
+    /// Loads a property of the connection.
+    Ct(Ct),
+    /// Sets the connection mark to the register.
+    SetCtMark,
+    /// register &= mask.
+    And(u32),
+    /// Goes on only if the register compares so with four bytes in host order.
+    Cmp(Op, u32),
+    /// Goes on only if the register compares so with one byte.
+    CmpByte(Op, u8),
+    /// Goes on only if the key in the register is not in the set.
+    NotIn(&'static str),
+    /// Replaces the key in the register with what the map has for it; goes on only if it has.
+    Map(&'static str),
+    /// Source address from the register, with a random port.
+    Snat4,
+    /// Counts.
+    Counter,
+    /// Ends this chain for this packet.
+    Accept,
+    /// Drops the packet.
+    Drop,
+}
+
+/// Properties of a packet.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum Meta {
+    Mark = 3,
+    Iif = 4,
+    Oif = 5,
+    NfProto = 15,
+    L4Proto = 16,
+    IifGroup = 21,
+}
+
+/// Properties of a connection.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum Ct {
+    State = 0,
+    Direction = 1,
+    Mark = 3,
+}
+
+/// The bit of a connection's first packet (until a reply was seen) in its state.
+pub const STATE_NEW: u32 = 8;
+/// The packet goes the way of the first one.
+pub const ORIGINAL: u8 = 0;
+/// The packet goes the other way.
+pub const REPLY: u8 = 1;
+
+/// Comparisons.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum Op {
+    Eq = 0,
+    Ne = 1,
+    Le = 3,
+    Ge = 5,
+}
+
+impl Expr {
+    /// The kernel's name of the expression.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Meta(..) | Self::SetMark => "meta",
+            Self::Network { .. } | Self::TransportType => "payload",
+            Self::Ct(_) | Self::SetCtMark => "ct",
+            Self::And(_) => "bitwise",
+            Self::Cmp(..) | Self::CmpByte(..) => "cmp",
+            Self::NotIn(_) | Self::Map(_) => "lookup",
+            Self::Snat4 => "nat",
+            Self::Counter => "counter",
+            Self::Accept | Self::Drop => "immediate",
+        }
+    }
+
+    /// Appends the expression to a list.
+    pub fn put(self, list: &mut Body) {
+        list.nest(LIST_ELEM, |elem| {
+            elem.put_str(1, self.name()).nest(2, |data| self.put_data(data));
+        });
+    }
+
+    fn put_data(self, data: &mut Body) {
+        match self {
+            Self::Meta(key, register) => {
+                data.put_be32(2, key as u32).put_be32(1, register);
+            }
+            Self::SetMark => {
+                data.put_be32(2, Meta::Mark as u32).put_be32(3, REG);
+            }
+            Self::Network { offset, length, register } => {
+                data.put_be32(1, register).put_be32(2, 1).put_be32(3, offset).put_be32(4, length);
+            }
+            Self::TransportType => {
+                data.put_be32(1, REG).put_be32(2, 2).put_be32(3, 0).put_be32(4, 1);
+            }
+            Self::Ct(key) => {
+                data.put_be32(2, key as u32).put_be32(1, REG);
+            }
+            Self::SetCtMark => {
+                data.put_be32(2, Ct::Mark as u32).put_be32(4, REG);
+            }
+            Self::And(mask) => {
+                data.put_be32(1, REG).put_be32(2, REG).put_be32(3, 4);
+                put_value(data, 4, &mask.to_ne_bytes());
+                put_value(data, 5, &[0; 4]);
+            }
+            Self::Cmp(op, value) => {
+                data.put_be32(1, REG).put_be32(2, op as u32);
+                put_value(data, 3, &value.to_ne_bytes());
+            }
+            Self::CmpByte(op, value) => {
+                data.put_be32(1, REG).put_be32(2, op as u32);
+                put_value(data, 3, &[value]);
+            }
+            Self::NotIn(set) => {
+                data.put_be32(2, REG).put_str(1, set).put_be32(5, 1);
+            }
+            Self::Map(set) => {
+                data.put_be32(2, REG).put_be32(3, REG).put_str(1, set);
+            }
+            Self::Snat4 => {
+                data.put_be32(1, 0).put_be32(2, abi::IPV4.into()).put_be32(3, REG).put_be32(7, RANDOM_FULLY);
+            }
+            Self::Counter => {}
+            Self::Accept => put_verdict(data, 1),
+            Self::Drop => put_verdict(data, 0),
+        }
+    }
+}
+
+/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+const RANDOM_FULLY: u32 = 16;
+
+/// A data attribute with bytes.
+pub fn put_value(body: &mut Body, kind: u16, value: &[u8]) {
+    body.nest(kind, |data| {
+        data.put(DATA_VALUE, value);
+    });
+}
+
+fn put_verdict(data: &mut Body, code: u32) {
+    data.put_be32(1, 0).nest(2, |value| {
+        value.nest(DATA_VERDICT, |verdict| {
+            verdict.put_be32(VERDICT_CODE, code);
+        });
+    });
+}

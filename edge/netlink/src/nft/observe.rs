@@ -1,0 +1,152 @@
+//! Reads our tables and compares their fixed part with what this build writes.
+
+use rustix::io::Errno;
+use tombolo_core::datapath::NatState;
+use tombolo_core::datapath::conventions::NFT_TABLE;
+
+use super::abi;
+use super::elements::{self, Elements};
+use super::fixed::{CHAINS, SETS, VERSION, comment_of, header};
+use crate::message::{Attributes, Reply, be32_of, text};
+use crate::{Error, Request, Socket};
+
+/// What the tables hold; `None` where one is missing or its fixed part differs.
+pub fn observe(socket: &mut Socket) -> Result<Option<NatState>, Error> {
+    match read(socket) {
+        // Removed while we read it.
+        Err(error) if error.errno() == Some(Errno::NOENT) => Ok(None),
+        outcome => outcome,
+    }
+}
+
+fn read(socket: &mut Socket) -> Result<Option<NatState>, Error> {
+    for family in [abi::INET, abi::ARP] {
+        if !version(socket, family)? || !chains(socket, family)? || !rules(socket, family)? {
+            return Ok(None);
+        }
+    }
+    if !sets(socket)? {
+        return Ok(None);
+    }
+    let mut all = Elements::new();
+    for set in &SETS {
+        let found = socket.dump(&elements::get(set.name), |reply| Some(elements::parse(reply)))?;
+        all.insert(set.name, found.into_iter().flatten().collect());
+    }
+    Ok(elements::decode(&all))
+}
+
+fn version(socket: &mut Socket, family: u8) -> Result<bool, Error> {
+    let mut request = Request::new("get nft table", NFT_TABLE, abi::GET_TABLE, 0, &header(family));
+    request.body.put_str(abi::table::NAME, NFT_TABLE);
+    let mut same = false;
+    socket.ask(request, |reply| {
+        let attributes = reply.attributes(abi::HEADER);
+        let userdata = attributes.value(abi::table::USERDATA).unwrap_or_default();
+        let dormant = attributes.value(abi::table::FLAGS).and_then(be32_of) != Some(0);
+        same |= comment_of(userdata) == Some(VERSION.as_str()) && !dormant;
+    })?;
+    Ok(same)
+}
+
+/// What identifies a chain.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct ChainShape {
+    name: String,
+    kind: Option<String>,
+    hook: Option<u32>,
+    priority: Option<u32>,
+    policy: Option<u32>,
+}
+
+fn chains(socket: &mut Socket, family: u8) -> Result<bool, Error> {
+    let request = Request::new("list nft chains", NFT_TABLE, abi::GET_CHAIN, 0, &header(family));
+    let mut found = socket.dump(&request, |reply| {
+        let attributes = ours(reply, abi::chain::TABLE)?;
+        let hook = attributes.inside(abi::chain::HOOK);
+        Some(ChainShape {
+            name: attributes.value(abi::chain::NAME).and_then(text)?,
+            kind: attributes.value(abi::chain::TYPE).and_then(text),
+            hook: hook.value(abi::chain::HOOK_NUMBER).and_then(be32_of),
+            priority: hook.value(abi::chain::HOOK_PRIORITY).and_then(be32_of),
+            policy: attributes.value(abi::chain::POLICY).and_then(be32_of),
+        })
+    })?;
+    let mut wanted: Vec<_> = CHAINS
+        .iter()
+        .filter(|chain| chain.family == family)
+        .map(|chain| ChainShape {
+            name: chain.name.to_owned(),
+            kind: Some(chain.kind.to_owned()),
+            hook: Some(chain.hook),
+            priority: Some(chain.priority.cast_unsigned()),
+            policy: Some(1),
+        })
+        .collect();
+    found.sort();
+    wanted.sort();
+    Ok(found == wanted)
+}
+
+/// Chain by chain the comments and the names of the expressions of its rules, in order.
+fn rules(socket: &mut Socket, family: u8) -> Result<bool, Error> {
+    let mut request = Request::new("list nft rules", NFT_TABLE, abi::GET_RULE, 0, &header(family));
+    request.body.put_str(abi::rule::TABLE, NFT_TABLE);
+    let found = socket.dump(&request, |reply| {
+        let attributes = ours(reply, abi::rule::TABLE)?;
+        let expressions = attributes.inside(abi::rule::EXPRESSIONS);
+        let names: Vec<_> = expressions.filter_map(|(_, elem)| Attributes(elem).value(1).and_then(text)).collect();
+        let comment = comment_of(attributes.value(abi::rule::USERDATA).unwrap_or_default()).map(str::to_owned);
+        Some((attributes.value(abi::rule::CHAIN).and_then(text)?, comment, names))
+    })?;
+    let count: usize = CHAINS.iter().filter(|chain| chain.family == family).map(|chain| chain.rules.len()).sum();
+    let same = |chain: &super::fixed::Chain| {
+        found.iter().filter(|(name, ..)| name == chain.name).map(|(_, comment, names)| (comment.as_deref(), names)).eq_by_rule(chain)
+    };
+    Ok(found.len() == count && CHAINS.iter().filter(|chain| chain.family == family).all(same))
+}
+
+trait EqByRule {
+    fn eq_by_rule(self, chain: &super::fixed::Chain) -> bool;
+}
+
+impl<'a, I: Iterator<Item = (Option<&'a str>, &'a Vec<String>)>> EqByRule for I {
+    fn eq_by_rule(self, chain: &super::fixed::Chain) -> bool {
+        let wanted = chain.rules.iter().map(|rule| {
+            (Some(rule.comment), rule.exprs.iter().map(|expr| expr.name().to_owned()).collect::<Vec<_>>())
+        });
+        self.map(|(comment, names)| (comment, names.clone())).eq(wanted)
+    }
+}
+
+fn sets(socket: &mut Socket) -> Result<bool, Error> {
+    let mut request = Request::new("list nft sets", NFT_TABLE, abi::GET_SET, 0, &header(abi::INET));
+    request.body.put_str(abi::set::TABLE, NFT_TABLE);
+    let mut found = socket.dump(&request, |reply| {
+        let attributes = ours(reply, abi::set::TABLE)?;
+        let number = |kind| attributes.value(kind).and_then(be32_of);
+        Some((
+            attributes.value(abi::set::NAME).and_then(text)?,
+            number(abi::set::FLAGS).unwrap_or(0),
+            number(abi::set::KEY_TYPE),
+            number(abi::set::KEY_LEN),
+            number(abi::set::DATA_TYPE),
+        ))
+    })?;
+    let mut wanted: Vec<_> = SETS
+        .iter()
+        .map(|set| {
+            let data_type = set.data.map(|(data_type, _)| data_type);
+            (set.name.to_owned(), set.flags(), Some(set.key_type), Some(set.key_len), data_type)
+        })
+        .collect();
+    found.sort();
+    wanted.sort();
+    Ok(found == wanted)
+}
+
+/// The attributes of a message about something in a table with our name.
+fn ours<'a>(reply: &Reply<'a>, table: u16) -> Option<Attributes<'a>> {
+    let attributes = reply.attributes(abi::HEADER);
+    (attributes.value(table).and_then(text).as_deref() == Some(NFT_TABLE)).then_some(attributes)
+}
