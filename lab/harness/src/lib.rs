@@ -20,6 +20,7 @@ pub mod pods;
 pub mod probe;
 pub mod process;
 pub mod residue;
+pub mod spoof;
 pub mod state;
 pub mod topology;
 pub mod up;

@@ -18,9 +18,26 @@ pub enum Args {
         /// Port.
         #[arg(long, default_value_t = 8080)]
         port: u16,
-        /// First connect to this address and fail if that fails: proves that the network was there at the first instruction.
+        /// As the very first instruction connect to these, and have the other side connect back: proves that the network
+        /// was there at once, in both directions.
         #[arg(long)]
         first_connect: Vec<SocketAddr>,
+    },
+    /// Keep one connection busy with verified bytes until standard input ends, then print what happened.
+    Carry {
+        /// Whom.
+        to: SocketAddr,
+    },
+    /// Send frames with a source that is not ours, on eth0.
+    Spoof {
+        /// What to forge.
+        kind: crate::spoof::Kind,
+        /// The address to claim.
+        claim: IpAddr,
+        /// Where to send to (ignored by ARP, ND and RA).
+        to: IpAddr,
+        /// The gateway's MAC, as the pod's neighbour table shows it.
+        gateway_mac: String,
     },
     /// Connect once and print the outcome as JSON.
     Connect {
@@ -79,12 +96,27 @@ pub fn run(args: Args) -> Result<()> {
             port,
             first_connect,
         } => {
-            for to in first_connect {
-                let report = connect(to, Duration::from_secs(5), 0)?;
-                println!("first-connect {to} {}", serde_json::to_string(&report)?);
+            let first: Vec<_> = first_connect
+                .iter()
+                .map(|to| (to, TcpStream::connect_timeout(to, Duration::from_secs(5))))
+                .collect();
+            let listener = listen(port)?;
+            for (to, stream) in first {
+                let stream = stream.with_context(|| format!("first connection, to {to}"))?;
+                println!(
+                    "first-connect {}",
+                    serde_json::to_string(&first_report(*to, stream, port, &listener)?)?
+                );
             }
-            serve(port)
+            serve(port, listener)
         }
+        Args::Carry { to } => carry(to),
+        Args::Spoof {
+            kind,
+            claim,
+            to,
+            gateway_mac,
+        } => crate::spoof::send(kind, claim, to, &gateway_mac),
         Args::Connect {
             to,
             timeout_ms,
@@ -97,11 +129,56 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// Serves for ever on both families.
-fn serve(port: u16) -> Result<()> {
-    let listener = TcpListener::bind(("::", port))
+/// What the first connection saw, and the one that came back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct First {
+    /// Whom we called.
+    pub to: SocketAddr,
+    /// SYNs that we had to send again.
+    pub out_retransmits: u32,
+    /// SYNs that the other side had to send again.
+    pub back_retransmits: u32,
+}
+
+/// Asks the other end to connect back, accepts that, and reads how it went there.
+fn first_report(
+    to: SocketAddr,
+    stream: TcpStream,
+    port: u16,
+    listener: &TcpListener,
+) -> Result<First> {
+    let out_retransmits = retransmits(&stream)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    reader.read_line(&mut line).context("greeting")?;
+    (&stream).write_all(format!("{CALLBACK}{port}\n").as_bytes())?;
+    let (back, _) = listener.accept().context("accept the connection back")?;
+    line.clear();
+    reader.read_line(&mut line).context("answer to callback")?;
+    drop(back);
+    let back_retransmits = line
+        .trim()
+        .parse()
+        .with_context(|| format!("answer to callback: {line:?}"))?;
+    Ok(First {
+        to,
+        out_retransmits,
+        back_retransmits,
+    })
+}
+
+fn listen(port: u16) -> Result<TcpListener> {
+    TcpListener::bind(("::", port))
         .or_else(|_| TcpListener::bind(("0.0.0.0", port)))
-        .context("listen")?;
+        .context("listen")
+}
+
+/// What a client says instead of bytes to echo: connect back to my port.
+const CALLBACK: &str = "callback ";
+
+/// Serves for ever on both families.
+fn serve(port: u16, listener: TcpListener) -> Result<()> {
     let udp = UdpSocket::bind(("::", port))
         .or_else(|_| UdpSocket::bind(("0.0.0.0", port)))
         .context("bind UDP")?;
@@ -135,8 +212,82 @@ fn greet_and_echo(mut stream: TcpStream) -> Result<()> {
     let mut line = serde_json::to_vec(&greeting)?;
     line.push(b'\n');
     stream.write_all(&line)?;
-    let mut reader = stream.try_clone()?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let begin = reader.fill_buf()?;
+    if begin.starts_with(CALLBACK.as_bytes()) {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let port = line
+            .trim_start_matches(CALLBACK)
+            .trim()
+            .parse()
+            .with_context(|| format!("callback: {line:?}"))?;
+        let back = TcpStream::connect_timeout(
+            &SocketAddr::new(greeting.peer.ip(), port),
+            Duration::from_secs(5),
+        )?;
+        writeln!(stream, "{}", retransmits(&back)?)?;
+        return Ok(());
+    }
     std::io::copy(&mut reader, &mut stream)?;
+    Ok(())
+}
+
+/// What a connection carried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Bytes that came back as they were sent.
+    pub verified: u64,
+    /// Longest time without progress, in milliseconds.
+    pub longest_stall_ms: u64,
+    /// Why it ended early, if it did.
+    pub error: Option<String>,
+}
+
+/// Ping-pong of blocks until standard input ends.
+fn carry(to: SocketAddr) -> Result<()> {
+    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))
+        .with_context(|| format!("connect to {to}"))?;
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    reader.read_line(&mut line).context("greeting")?;
+    println!("carrying");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = std::sync::Arc::clone(&stop);
+    thread::spawn(move || {
+        let mut rest = Vec::new();
+        // Whatever ends it, it is the end.
+        let _end = std::io::stdin().read_to_end(&mut rest);
+        seen.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let mut carried = Carried {
+        verified: 0,
+        longest_stall_ms: 0,
+        error: None,
+    };
+    let mut block = [0_u8; 1024];
+    let mut back = [0_u8; 1024];
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        block.fill(u8::try_from(carried.verified / 1024 % 251).unwrap_or(0));
+        let begin = Instant::now();
+        if let Err(error) = (&stream)
+            .write_all(&block)
+            .and_then(|()| reader.read_exact(&mut back))
+        {
+            carried.error = Some(error.to_string());
+            break;
+        }
+        if back != block {
+            carried.error = Some("the echo differs from what was sent".to_owned());
+            break;
+        }
+        carried.verified += 1024;
+        carried.longest_stall_ms = carried
+            .longest_stall_ms
+            .max(u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX));
+    }
+    println!("{}", serde_json::to_string(&carried)?);
     Ok(())
 }
 
