@@ -17,6 +17,15 @@ pub const AGENT_PORT: u16 = 9810;
 
 /// One snapshot of everything.
 pub async fn gather(lab: &Lab) -> Result<Snapshot> {
+    gather_with(lab, None).await
+}
+
+/// The same, but with the pools of an earlier snapshot: for labs whose agents stand still and cannot answer.
+pub async fn gather_with_pools_of(lab: &Lab, earlier: &Snapshot) -> Result<Snapshot> {
+    gather_with(lab, Some(earlier)).await
+}
+
+async fn gather_with(lab: &Lab, earlier: Option<&Snapshot>) -> Result<Snapshot> {
     let api = Api::new(&lab.api_url)?;
     let mut snapshot = Snapshot::default();
     for object in api
@@ -70,7 +79,10 @@ pub async fn gather(lab: &Lab) -> Result<Snapshot> {
     cloud(lab, &mut snapshot).await?;
     for node in &lab.nodes {
         let view = snapshot.nodes.entry(node.name.clone()).or_default();
-        view.pool = pool(node).await?;
+        view.pool = match earlier.and_then(|s| s.nodes.get(&node.name)) {
+            Some(earlier) => earlier.pool.clone(),
+            None => pool(node).await?,
+        };
         view.journal = journal(node)?;
         view.kernel = kernel(node)?;
     }
@@ -128,15 +140,12 @@ async fn cloud(lab: &Lab, snapshot: &mut Snapshot) -> Result<()> {
         }
     }
     let counters = http::post_unix(&socket, "/lab/v1/Counters", &json!({})).await?;
-    for (nic, drops) in counters
-        .get("spoof_drops")
-        .and_then(Value::as_object)
-        .context("Counters: no spoof_drops")?
-    {
-        snapshot.spoof_drops.insert(
-            nic.clone(),
-            drops.as_u64().context("Counters: not a number")?,
-        );
+    let nics = counters.get("nics").and_then(Value::as_object);
+    for (nic, counts) in nics.context("Counters: no nics")? {
+        let drops = counts.get("spoof").and_then(Value::as_u64);
+        snapshot
+            .spoof_drops
+            .insert(nic.clone(), drops.context("Counters: no spoof")?);
     }
     Ok(())
 }

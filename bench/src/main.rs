@@ -1,0 +1,114 @@
+//! `make bench`: ADD, DEL, bursts, the path, and repair, each beside a peer or a floor in the same run. Writes a table, and
+//! JSON for whoever wants to compare builds.
+
+mod cni;
+mod exec;
+mod load;
+mod path;
+mod repair;
+mod sandbox;
+mod stats;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::cni::Effort;
+use crate::load::Kind;
+use crate::stats::Row;
+
+/// Measures Tombolo beside its peers.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Inner>,
+    /// Directory of the built binaries.
+    #[arg(long, default_value = "target/release")]
+    bin: PathBuf,
+    /// Where the JSON goes.
+    #[arg(long, default_value = "target/bench/bench.json")]
+    out: PathBuf,
+    /// Rounds; figures are medians over them.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Runs of each in all rounds together.
+    #[arg(long, default_value_t = 200)]
+    runs: usize,
+    /// Only this part.
+    #[arg(long)]
+    only: Option<Part>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Cni,
+    Path,
+    Repair,
+}
+
+#[derive(Debug, Subcommand)]
+enum Inner {
+    /// Load server.
+    #[command(hide = true)]
+    Serve { address: SocketAddr },
+    /// Load client.
+    #[command(hide = true)]
+    Call { address: SocketAddr, kind: String, seconds: u64 },
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    match &cli.command {
+        Some(Inner::Serve { address }) => return load::serve(*address),
+        Some(Inner::Call { address, kind, seconds }) => {
+            let kind = if kind == "stream" { Kind::Stream } else { Kind::RoundTrips };
+            println!("{}", load::call(*address, kind, Duration::from_secs(*seconds))?);
+            return Ok(());
+        }
+        None => {}
+    }
+    if let Some(code) = sandbox::enter()? {
+        std::process::exit(code);
+    }
+    let bin = cli.bin.canonicalize().with_context(|| format!("{}: build the workspace first", cli.bin.display()))?;
+    let effort = Effort { rounds: cli.rounds, runs: cli.runs };
+    let wanted = |part| cli.only.is_none_or(|only| only == part);
+    let mut rows = Vec::new();
+    if wanted(Part::Cni) {
+        rows.extend(cni::measure(&bin, effort)?);
+    }
+    if wanted(Part::Path) {
+        rows.extend(path::measure(&bin, effort)?);
+    }
+    if wanted(Part::Repair) {
+        rows.extend(repair::measure(&bin, effort)?);
+    }
+    println!("{}", table(&rows));
+    if let Some(dir) = cli.out.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    }
+    std::fs::write(&cli.out, serde_json::to_vec_pretty(&rows)?).with_context(|| format!("write {}", cli.out.display()))
+}
+
+fn table(rows: &[Row]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.set_header(["What", "Unit", "Tombolo", "Peer", "", "Floor", "of peer", "of floor", "n"]);
+    let number = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
+    for row in rows {
+        table.add_row([
+            row.name.clone(),
+            row.unit.to_owned(),
+            number(row.ours),
+            number(row.peer),
+            row.peer_name.clone().unwrap_or_default(),
+            number(row.floor),
+            number(row.ratio_peer),
+            number(row.ratio_floor),
+            row.n.to_string(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,52 @@
+//! How fast a node whose rules and routes were flushed by hand is whole again. The agent's periodic resync is an hour away:
+//! only its ear for the kernel's events can do it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::cni::{Effort, make_node};
+use crate::sandbox::{Agent, run};
+use crate::stats::{Row, Rounds};
+
+/// Flushes everything with our mark and waits until as much is back.
+pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
+    let nics = make_node("repair")?;
+    let dir = PathBuf::from("/run/bench-repair");
+    let _agent = Agent::start(&bin.join("tombolo-agent"), None, &dir, &nics, "DualStack")?;
+    let whole = counts()?;
+    let mut samples = Rounds::default();
+    for _ in 0..effort.rounds {
+        samples.begin();
+        for _ in 0..10 {
+            for family in ["-4", "-6"] {
+                run("ip", &[family, "route", "flush", "table", "all", "proto", "99"])?;
+                run("ip", &[family, "rule", "flush", "proto", "99"])?;
+            }
+            let begin = Instant::now();
+            while counts()? != whole {
+                if begin.elapsed() > Duration::from_secs(10) {
+                    bail!("not whole again after 10 s: {:?} instead of {whole:?}", counts()?);
+                }
+            }
+            samples.add(begin.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let n = samples.count();
+    Ok([("p50", 0.5), ("p99", 0.99)]
+        .iter()
+        .map(|(label, q)| Row::new(&format!("repair after a flush of rules and routes {label}"), "ms", samples.quantile(*q), None, None, n))
+        .collect())
+}
+
+/// Lines of rules and routes of ours, both families.
+fn counts() -> Result<[usize; 4]> {
+    let lines = |args: &[&str]| run("ip", args).map(|t| t.lines().count());
+    Ok([
+        lines(&["-4", "rule", "show", "proto", "99"])?,
+        lines(&["-6", "rule", "show", "proto", "99"])?,
+        lines(&["-4", "route", "show", "table", "all", "proto", "99"])?,
+        lines(&["-6", "route", "show", "table", "all", "proto", "99"])?,
+    ])
+}
