@@ -1,5 +1,9 @@
-//! Repository tasks: `cargo xtask codegen [--check]`.
+//! Repository tasks: `cargo xtask arch`, `cargo xtask codegen [--check]`.
 
+mod arch;
+mod crd;
+mod generated;
+mod rbac;
 mod rpc;
 
 use std::path::Path;
@@ -11,6 +15,8 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Task {
+    /// Checks what may depend on what, and what core and the plugin may use.
+    Arch,
     /// Writes the files that are generated and committed.
     Codegen {
         /// Write nothing; fail where a committed file differs.
@@ -20,8 +26,15 @@ enum Task {
 }
 
 fn main() -> anyhow::Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the repository's root")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask lies in the repository's root")?;
     match Task::parse() {
-        Task::Codegen { check } => rpc::generate(root, check),
+        Task::Arch => arch::check(root),
+        Task::Codegen { check } => {
+            rpc::generate(root, check)?;
+            crd::generate(root, check)?;
+            rbac::generate(root, check)
+        }
     }
 }

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tonic_prost_build::FileDescriptorSet;
+
+use crate::generated;
 
 const PROTO_DIR: &str = "edge/rpc/proto";
 const PROTO: &str = "tombolo.proto";
@@ -13,24 +15,15 @@ const OUTPUT: &str = "edge/rpc/src/generated.rs";
 
 /// Writes the generated file below the repository's `root`; with `check`, only compares it and fails where it differs.
 pub fn generate(root: &Path, check: bool) -> anyhow::Result<()> {
-    let descriptors =
-        protox::compile([PROTO], [root.join(PROTO_DIR)]).with_context(|| format!("compile {PROTO_DIR}/{PROTO}"))?;
+    let descriptors = protox::compile([PROTO], [root.join(PROTO_DIR)])
+        .with_context(|| format!("compile {PROTO_DIR}/{PROTO}"))?;
     let out = std::env::temp_dir().join(format!("tombolo-rpc-{}", std::process::id()));
     fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
     let generated = compile(descriptors, &out);
     let removed = fs::remove_dir_all(&out).with_context(|| format!("remove {}", out.display()));
     let text = generated?;
     removed?;
-
-    let target = root.join(OUTPUT);
-    if check {
-        let committed = fs::read_to_string(&target).with_context(|| format!("read {OUTPUT}"))?;
-        if committed != text {
-            bail!("{OUTPUT} differs from what {PROTO_DIR}/{PROTO} generates: run `cargo xtask codegen` and commit");
-        }
-        return Ok(());
-    }
-    fs::write(&target, text).with_context(|| format!("write {OUTPUT}"))
+    generated::write(root, OUTPUT, &text, check)
 }
 
 fn compile(descriptors: FileDescriptorSet, out: &Path) -> anyhow::Result<String> {

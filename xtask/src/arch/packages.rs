@@ -1,0 +1,79 @@
+//! Direction of dependencies between the workspace's packages, by the folder in which each lies.
+
+use std::path::Path;
+
+use anyhow::Context;
+use cargo_metadata::MetadataCommand;
+
+use super::{Ban, Breach};
+
+/// Edges that may know another edge. Empty: whatever two of them share belongs into core.
+const EDGE_TO_EDGE: &[(&str, &str)] = &[];
+
+/// A dependency of one workspace package on another, whatever its kind; folders relative to the root.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Edge {
+    pub from: String,
+    pub to: String,
+}
+
+/// All dependencies inside the workspace at `root`.
+pub fn read(root: &Path) -> anyhow::Result<Vec<Edge>> {
+    let metadata = MetadataCommand::new()
+        .current_dir(root)
+        .no_deps()
+        .other_options(vec!["--locked".to_owned()])
+        .exec()
+        .context("run cargo metadata")?;
+    let folder = |path: &Path| {
+        path.strip_prefix(root)
+            .map(|below| below.display().to_string())
+    };
+    let mut edges = Vec::new();
+    for package in &metadata.packages {
+        let manifest = package.manifest_path.as_std_path();
+        let from = folder(manifest.parent().context("a manifest has a folder")?)?;
+        for dependency in &package.dependencies {
+            if let Some(path) = &dependency.path {
+                edges.push(Edge {
+                    from: from.clone(),
+                    to: folder(path.as_std_path())?,
+                });
+            }
+        }
+    }
+    edges.sort();
+    edges.dedup();
+    Ok(edges)
+}
+
+/// What is wrong with these dependencies.
+pub fn breaches(edges: &[Edge]) -> Vec<Breach> {
+    edges
+        .iter()
+        .filter_map(|edge| {
+            let (from, to) = (tier(&edge.from), tier(&edge.to));
+            let ban = match (from, to) {
+                ("lab" | "bench", _) => return None,
+                (_, "lab" | "bench") => Ban::Lab,
+                ("edge", "core") | ("bin" | "xtask" | "fuzz", "edge" | "core") => return None,
+                ("edge", "edge")
+                    if EDGE_TO_EDGE.contains(&(edge.from.as_str(), edge.to.as_str())) =>
+                {
+                    return None;
+                }
+                _ => Ban::Tiers,
+            };
+            Some(Breach {
+                place: edge.from.clone(),
+                ban,
+                found: format!("depends on {}", edge.to),
+            })
+        })
+        .collect()
+}
+
+/// The first part of a folder.
+fn tier(folder: &str) -> &str {
+    folder.split('/').next().unwrap_or(folder)
+}
