@@ -102,8 +102,8 @@ pub struct Veth<'a> {
     pub mtu: u32,
 }
 
-/// Creates a veth pair: one end in the socket's namespace, down, and its peer born in `peer_netns`, up. There is no
-/// carrier before the first is up too. Returns (index, index of the peer).
+/// Creates a veth pair: one end in the socket's namespace, down, and its peer born in `peer_netns`. Both are down (the
+/// kernel cannot make them up). Returns (index, index of the peer).
 ///
 /// # Errors
 /// [`Error::Refused`] (`EEXIST` where either name is taken); [`Error::System`].
@@ -115,7 +115,7 @@ pub fn create_veth(socket: &mut Socket, veth: &Veth<'_>, peer_netns: BorrowedFd<
     request.body.nest(ifla::LINKINFO, |info| {
         info.put_str(ifla::INFO_KIND, "veth").nest(ifla::INFO_DATA, |data| {
             data.nest(ifla::VETH_INFO_PEER, |peer| {
-                peer.put_raw(&header(0, ifla::UP, ifla::UP))
+                peer.put_raw(&header(0, 0, 0))
                     .put_str(ifla::IFNAME, veth.peer_name)
                     .put_mac(ifla::ADDRESS, veth.peer_mac)
                     .put_u32(ifla::MTU, veth.mtu)

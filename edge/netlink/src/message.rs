@@ -176,7 +176,12 @@ impl<'a> Reply<'a> {
     /// For an acknowledgement: the error, or none, and the kernel's words.
     pub fn verdict(&self) -> Option<(Option<Errno>, Option<String>)> {
         let code = i32_at(self.payload, 0)?;
-        let errno = (code != 0).then(|| Errno::from_raw_os_error(-code));
+        // The kernel's error numbers end at 4095.
+        let errno = match code.wrapping_neg() {
+            0 => None,
+            number @ 1..=4095 => Some(Errno::from_raw_os_error(number)),
+            _ => Some(Errno::IO),
+        };
         // After the code comes the header of the request, and the whole request unless it was capped.
         let offset = if self.kind == nlm::DONE {
             4

@@ -1,1 +1,10 @@
-//! Tests against the real kernel, each in network namespaces of its own.
+//! Tests against the real kernel, each in network namespaces of its own. What the code under test made is asserted by
+//! the tools `ip` and `nft`, or by packets, never by itself alone.
+
+mod events;
+mod netns;
+mod nft;
+mod node;
+mod objects;
+mod pod;
+mod support;
