@@ -1,0 +1,30 @@
+# Each target does its whole set-up on a bare Debian 12 with make, git, ca-certificates and the Rust toolchain.
+.DEFAULT_GOAL := test
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: setup build demo test bench lint clean
+
+setup: ## what is missing from apt
+	@scripts/setup.sh
+
+build: setup ## release binaries in target/release
+	@scripts/build.sh
+
+demo: build ## the main job from end to end, with tables
+	@$(TARGET)/release/tombolo-lab demo
+
+test: ## everything that must hold before a change goes in
+	@scripts/test.sh
+
+bench: build ## ADD, DEL and the path beside their peers; target/bench/bench.json
+	@cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir $(TARGET)/bench
+	@$(TARGET)/bench/release/tombolo-bench --bin $(TARGET)/release --out $(TARGET)/bench/bench.json
+
+lint: ## formatting, clippy, tiers, generated files
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo xtask arch
+	cargo xtask codegen --check
+
+clean: ## removes what was built
+	cargo clean
