@@ -1,9 +1,17 @@
 //! `tombolo-lab`: the lab's one program. Simulator, API server and kubelet stand-in are subcommands of it.
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::Parser as _;
 use tombolo_lab::cli::Cli;
 
-fn main() -> Result<()> {
-    tombolo_lab::cli::run(Cli::parse())
+fn main() -> ExitCode {
+    match tombolo_lab::cli::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, causes included; a backtrace helps nobody who reads a lab's output.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

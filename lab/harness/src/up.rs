@@ -100,7 +100,7 @@ async fn build(lab: &mut Lab, say: &mut impl FnMut(&str)) -> Result<()> {
 async fn start_vpc(lab: &mut Lab) -> Result<()> {
     let config = lab.dir().join("vpc.json");
     let mut command = Command::new(lab.topology.binary("tombolo-lab")?);
-    command.args(["vpc", "serve", "--name", &lab.topology.name]);
+    command.args(["vpc", "--lab", &lab.topology.name, "serve"]);
     if let Some(value) = &lab.topology.vpc {
         // JSON is YAML.
         fs::write(&config, serde_json::to_vec_pretty(value)?)
@@ -110,6 +110,7 @@ async fn start_vpc(lab: &mut Lab) -> Result<()> {
     spawn(lab, "vpc", command)?;
     let socket = lab.vpc_socket();
     wait_for("the VPC simulator", Duration::from_secs(20), async || {
+        still_runs(lab, "vpc")?;
         Ok(post_unix(&socket, "/lab/v1/Info", &json!({})).await.is_ok())
     })
     .await?;
@@ -146,6 +147,7 @@ async fn start_control(lab: &mut Lab) -> Result<()> {
     spawn(lab, "apiserver", command)?;
     let log = lab.log("apiserver");
     wait_for("the API server", Duration::from_secs(20), async || {
+        still_runs(lab, "apiserver")?;
         Ok(ready_line(&log)?.is_some())
     })
     .await?;
@@ -348,6 +350,14 @@ fn write_kubeconfig(path: &Path, url: &str) -> Result<()> {
     });
     fs::write(path, serde_json::to_vec_pretty(&config)?)
         .with_context(|| format!("write {}", path.display()))
+}
+
+/// Fails as soon as a service has ended, instead of waiting for it in vain.
+fn still_runs(lab: &Lab, name: &str) -> Result<()> {
+    match lab.services.iter().find(|p| p.name == name) {
+        Some(process) if process.alive() => Ok(()),
+        _ => bail!("{name} has ended"),
+    }
 }
 
 fn spawn(lab: &mut Lab, name: &str, command: Command) -> Result<()> {

@@ -50,7 +50,8 @@ fn each_discrepancy_planted_in_a_lab_is_found() {
 
         let alien = "10.0.1.250";
         let element = format!("{{ \"{host_end}\" . {alien} : 0x0b010000 }}");
-        let plants: Vec<(Clause, &str, Vec<&str>, &str, Vec<&str>)> = vec![
+        type Plant<'a> = (Clause, &'a str, Vec<&'a str>, &'a str, Vec<&'a str>);
+        let plants: Vec<Plant<'_>> = vec![
             (
                 Clause::JournalIsKernelRoute,
                 "ip",
