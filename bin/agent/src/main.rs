@@ -1,1 +1,73 @@
-fn main() {}
+//! The node agent. Owns the node's address pool, the wiring of its pods, and all of Tombolo's kernel state on it.
+//!
+//! ```text
+//!   rpc ──▶ attach, detach, check ──▶ pool (addresses)      standalone ┐
+//!                   │      │                                 cluster   ┴─▶ node.plan ──▶ resync ──▶ kernel
+//!                   │      └──▶ reaper (links go, addresses cool)                           ▲
+//!                   └─▶ journal, kernels (blocking work)         watch (notifications) ─────┘
+//! ```
+//! Start in this order: restore, wire the node, serve. The end of the process changes nothing in the kernel.
+#![forbid(unsafe_code)]
+
+mod attach;
+mod check;
+mod clock;
+mod cluster;
+mod config;
+mod detach;
+mod error;
+mod http;
+mod join;
+mod journal;
+mod kernels;
+mod keys;
+mod metrics;
+mod node;
+mod originals;
+mod pod_mtu;
+mod pool;
+mod reaper;
+mod restore;
+mod resync;
+mod rpc;
+mod run;
+mod spec;
+mod standalone;
+mod steps;
+mod uninstall;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use config::{Cli, Command, Config, LogFormat, RunArgs};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run(&args),
+        Command::Uninstall(args) => uninstall::uninstall(&args.run_dir),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tombolo-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let config = Config::try_from(args)?;
+    let filter: EnvFilter = args.log.parse()?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(run::run(config));
+    // Blocking work that is under way ends; nothing new begins.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    result
+}

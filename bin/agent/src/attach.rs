@@ -1,0 +1,326 @@
+//! ADD. One sequence a key at a time; every step may be repeated, and is undone when a later one fails or the caller goes.
+//!
+//! ```text
+//!   lock key ─▶ same answer if it stands ─▶ reserve (waits for supply) ─▶ journal: adding ─▶ create ─▶ configure
+//!            ─▶ journal: ready ─▶ answer ── nobody takes it ─▶ drain (as DEL does)
+//! ```
+//! It runs in a task of its own, so that a caller that goes away cancels the waiting and not the undoing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tombolo_core::datapath::conventions::{POD_GATEWAY4, POD_GATEWAY6};
+use tombolo_core::datapath::{Endpoint, EndpointAddress, EndpointState, desired};
+use tombolo_core::types::{AttachmentKey, Family, PodRef, Reason};
+use tombolo_netlink::wire::{self, PodSide};
+use tombolo_netlink::{Error as NetlinkError, Kernel, Netns};
+use tombolo_rpc as rpc;
+use tracing::{info, warn};
+
+use crate::clock;
+use crate::config::CrashAt;
+use crate::detach;
+use crate::error::{Error, families_word};
+use crate::journal::{Journal, NetnsRecord, Phase, Record};
+use crate::keys::{Cancel, Why};
+use crate::node::{Node, Wired};
+use crate::steps::Steps;
+
+/// An ADD, checked.
+#[derive(Debug)]
+pub struct Request {
+    pub key: AttachmentKey,
+    pub pod: PodRef,
+    pub netns: Arc<Netns>,
+    pub path: String,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+}
+
+/// Time kept back from the caller's patience for wiring and the answer.
+const RESERVE_FOR_WIRING: Duration = Duration::from_secs(1);
+
+impl Request {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Attaches, or answers as before, and hands the outcome to `reply`. If nobody takes it, the pod's owner does not know of
+/// the attachment, and it goes again.
+pub async fn attach(
+    node: &Arc<Node>,
+    request: Request,
+    cancel: &Arc<Cancel>,
+    reply: oneshot::Sender<Result<rpc::Attachment, Error>>,
+) {
+    let key = request.key.clone();
+    let guard = tokio::select! {
+        guard = node.keys.lock(&key, Some(cancel)) => guard,
+        why = cancel.cancelled() => return drop(reply.send(Err(stopped(&key, why)))),
+    };
+    let netns = Arc::clone(&request.netns);
+    let outcome = locked(node, request, cancel).await;
+    let record = outcome.as_ref().ok().cloned();
+    let taken = reply.send(outcome.map(|record| answer(&record))).is_ok();
+    if let Some(record) = record.filter(|_| !taken) {
+        warn!("the caller went away before it had its answer: undone");
+        if let Err(error) = detach::drain(node, record, Some(netns)).await {
+            warn!(error = error.chain(), reason = %error.reason(), "undo");
+        }
+    }
+    drop(guard);
+}
+
+/// With the key held.
+async fn locked(node: &Arc<Node>, request: Request, cancel: &Arc<Cancel>) -> Result<Record, Error> {
+    let key = request.key.clone();
+    let wired = tokio::select! {
+        wired = node.ready(request.left()) => wired?,
+        why = cancel.cancelled() => return Err(stopped(&key, why)),
+    };
+    if let Some(record) = node.record(&key) {
+        if record.phase == Phase::Ready && stands(node, &request, &record).await? {
+            info!("answered as before");
+            return Ok(record);
+        }
+        if record.phase != Phase::Draining {
+            detach::drain(node, record, None).await?;
+        }
+        tokio::select! {
+            gone = node.gone(&key, request.left()) => gone?,
+            why = cancel.cancelled() => return Err(stopped(&key, why)),
+        }
+    }
+    let addresses = reserve(node, &request, &wired, cancel).await?;
+    let record = Record {
+        key: key.clone(),
+        pod: request.pod.clone(),
+        phase: Phase::Adding,
+        netns: NetnsRecord {
+            dev: request.netns.id().dev,
+            ino: request.netns.id().ino,
+            path: request.path.clone(),
+        },
+        mtu: wired.pod_mtu(&addresses),
+        addresses,
+        host_ifindex: None,
+        since: clock::now(),
+    };
+    let record = wire(node, &request, record).await?;
+    match cancel.why() {
+        None => Ok(record),
+        Some(why) => {
+            detach::drain(node, record, Some(request.netns)).await?;
+            Err(stopped(&key, why))
+        }
+    }
+}
+
+fn stopped(key: &AttachmentKey, why: Why) -> Error {
+    match why {
+        Why::Vanished => Error::Vanished { key: key.clone() },
+        Why::Superseded => Error::Superseded { key: key.clone() },
+    }
+}
+
+/// Whether what an earlier ADD made is there, in this namespace, unchanged.
+async fn stands(node: &Arc<Node>, request: &Request, record: &Record) -> Result<bool, Error> {
+    let id = request.netns.id();
+    if (record.netns.dev, record.netns.ino) != (id.dev, id.ino) {
+        return Ok(false);
+    }
+    let differences = differences(node, record, Arc::clone(&request.netns)).await?;
+    if !differences.is_empty() {
+        warn!(differences = differences.join("; "), "the attachment is made anew");
+    }
+    Ok(differences.is_empty())
+}
+
+/// What differs, on both sides, from what ADD made.
+pub async fn differences(node: &Arc<Node>, record: &Record, netns: Arc<Netns>) -> Result<Vec<String>, Error> {
+    let Some(host_ifindex) = record.host_ifindex else {
+        return Ok(vec!["the link was never made".to_owned()]);
+    };
+    let state = endpoint_state(record, host_ifindex, &node.wired.borrow());
+    let key = record.key.clone();
+    let checked = node.kernels.run(move |kernel| {
+        let mut pod = PodSide::open(&netns)?;
+        let found = match pod.find(&key)? {
+            None => vec![format!("interface {} is gone", key.ifname)],
+            Some(link) if link.host_ifindex != host_ifindex => {
+                vec![format!("interface {} has another host end", key.ifname)]
+            }
+            Some(_) => {
+                let mut found = pod.check(&key, &state)?;
+                found.extend(wire::check_host(kernel, host_ifindex, &state)?);
+                found
+            }
+        };
+        Ok::<_, NetlinkError>(found)
+    });
+    checked.await?.map_err(Error::kernel("compare", &record.key))
+}
+
+fn endpoint_state(record: &Record, host_ifindex: u32, wired: &Wired) -> EndpointState {
+    let endpoint = Endpoint {
+        key: record.key.clone(),
+        host_ifindex,
+        addresses: record.addresses.clone(),
+        mtu: record.mtu,
+    };
+    desired::endpoint(&endpoint, &wired.nics)
+}
+
+async fn reserve(
+    node: &Arc<Node>,
+    request: &Request,
+    wired: &Wired,
+    cancel: &Arc<Cancel>,
+) -> Result<Vec<EndpointAddress>, Error> {
+    let key = &request.key;
+    let bound = wired.plan.as_ref().map_or(Duration::ZERO, |plan| plan.wait);
+    let wait = bound.min(request.left().saturating_sub(RESERVE_FOR_WIRING));
+    let answer = tokio::select! {
+        answer = node.pool.reserve(key, wait) => answer?,
+        why = cancel.cancelled() => {
+            node.pool.abandon(key).await?;
+            return Err(stopped(key, why));
+        }
+    };
+    match answer {
+        Some(Ok(addresses)) => Ok(addresses),
+        Some(Err(_)) => Err(Error::Superseded { key: key.clone() }),
+        None => Err(no_address(node, wired, wait).await?),
+    }
+}
+
+/// Why there was none: what the operator says about it, else that the pool is empty; always with numbers.
+async fn no_address(node: &Arc<Node>, wired: &Wired, wait: Duration) -> Result<Error, Error> {
+    let counts = node.pool.snapshot().await?.counts;
+    let sum = |of: fn(&tombolo_core::ipam::Counts) -> u32| counts.values().map(of).sum::<u32>();
+    let shortage = node.shortage.borrow().clone();
+    let hint = if shortage.message.is_empty() { String::new() } else { format!(" ({})", shortage.message) };
+    Ok(Error::NoAddress {
+        reason: shortage.reason.unwrap_or(Reason::PoolEmpty),
+        families: wired.plan.as_ref().map_or("", |plan| families_word(plan.pool.families)),
+        waited_ms: wait.as_millis(),
+        bound: sum(|c| c.bound),
+        cooling: sum(|c| c.cooling + c.draining),
+        yielded: sum(|c| c.yielded),
+        total: sum(|c| c.total),
+        hint,
+    })
+}
+
+/// Intent, link, configuration, done; or everything undone.
+async fn wire(node: &Arc<Node>, request: &Request, record: Record) -> Result<Record, Error> {
+    let gate = node.gate.read().await;
+    let work = Wiring {
+        journal: node.journal.clone(),
+        wired: node.wired.borrow().clone(),
+        netns: Arc::clone(&request.netns),
+        path: request.path.clone(),
+        crash_at: node.config.crash_at.clone(),
+        record: record.clone(),
+    };
+    node.put_record(record.clone());
+    let made = node.kernels.run(move |kernel| work.run(kernel)).await;
+    let failed = match made {
+        Ok(Ok(record)) => {
+            node.put_record(record.clone());
+            return Ok(record);
+        }
+        Ok(Err(failed)) => failed,
+        Err(error) => Failed { touched: true, error },
+    };
+    drop(gate);
+    let error = failed.error;
+    warn!(error = error.chain(), reason = %error.reason(), "ADD failed and is undone");
+    if failed.touched {
+        detach::drain(node, record, Some(Arc::clone(&request.netns))).await?;
+    } else {
+        // The addresses were never used, so they need no rest.
+        node.pool.abandon(&record.key).await?;
+        let journal = node.journal.clone();
+        let key = record.key.clone();
+        tokio::task::spawn_blocking(move || journal.remove(&key)).await??;
+        node.drop_record(&record.key);
+    }
+    Err(error)
+}
+
+/// The blocking part.
+struct Wiring {
+    journal: Journal,
+    wired: Arc<Wired>,
+    netns: Arc<Netns>,
+    path: String,
+    crash_at: Option<CrashAt>,
+    record: Record,
+}
+
+struct Failed {
+    /// Whether the kernel may have been changed.
+    touched: bool,
+    error: Error,
+}
+
+impl Wiring {
+    fn run(self, kernel: &mut Kernel) -> Result<Record, Failed> {
+        let Self { journal, wired, netns, path, crash_at, mut record } = self;
+        let mut steps = Steps::new("add", crash_at.as_ref());
+        let key = record.key.clone();
+        let untouched = |error| Failed { touched: false, error };
+        let touched = |operation| {
+            let error = Error::kernel(operation, &key);
+            move |source| Failed { touched: true, error: error(source) }
+        };
+        steps.run(|| journal.write(&record)).map_err(|error| untouched(error.into()))?;
+        let mut pod = PodSide::open(&netns)
+            .map_err(|error| untouched(Error::kernel("enter the namespace", &key)(error)))?;
+        let link = steps.run(|| pod.create(kernel, &key, record.mtu)).map_err(|error| match error {
+            NetlinkError::InterfaceExists { name } => untouched(Error::InterfaceExists { ifname: name, path }),
+            source @ NetlinkError::HostNetns { .. } => untouched(Error::Netns { path, source }),
+            error => touched("create the link")(error),
+        })?;
+        record.host_ifindex = Some(link.host_ifindex);
+        let state = endpoint_state(&record, link.host_ifindex, &wired);
+        steps
+            .run(|| pod.configure(kernel, link, &key, &state))
+            .map_err(touched("configure the link"))?;
+        record.phase = Phase::Ready;
+        steps
+            .run(|| journal.write(&record))
+            .map_err(|error| Failed { touched: true, error: error.into() })?;
+        Ok(record)
+    }
+}
+
+/// The attachment in terms of a CNI result.
+pub fn answer(record: &Record) -> rpc::Attachment {
+    let (pod_mac, host_mac) = record.key.macs();
+    let mut addresses = Vec::new();
+    let mut routes = Vec::new();
+    for address in &record.addresses {
+        let family = Family::of(address.ip);
+        let (gateway, any) = match family {
+            Family::V4 => (POD_GATEWAY4.to_string(), "0.0.0.0/0"),
+            Family::V6 => (POD_GATEWAY6.to_string(), "::/0"),
+        };
+        let length = family.host_prefix();
+        addresses.push(rpc::Address { cidr: format!("{}/{length}", address.ip), gateway: gateway.clone() });
+        routes.push(rpc::Route { dst: format!("{gateway}/{length}"), gateway: String::new() });
+        routes.push(rpc::Route { dst: any.to_owned(), gateway });
+    }
+    rpc::Attachment {
+        host_ifname: record.key.host_ifname().0,
+        host_mac: host_mac.to_string(),
+        pod_mac: pod_mac.to_string(),
+        mtu: record.mtu,
+        addresses,
+        routes,
+    }
+}

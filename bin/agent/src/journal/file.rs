@@ -1,0 +1,159 @@
+//! Small versioned JSON files: written whole, read without following symbolic links.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Version of all files that this build writes, and the only one that it reads.
+pub const VERSION: u32 = 1;
+/// No file of ours comes near; a bigger one is not ours.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// Why a file of ours could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call failed.
+    #[error("{operation} {}", path.display())]
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// A directory that must be ours alone is a link, is somebody else's, or is open to others.
+    #[error("directory {} {problem}", path.display())]
+    Directory { path: PathBuf, problem: &'static str },
+    /// A link or a device where a plain file should be.
+    #[error("{} is not a plain file", path.display())]
+    NotAFile { path: PathBuf },
+    /// The content is not what we write.
+    #[error("{} cannot be decoded", path.display())]
+    Garbage {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Another version of the agent wrote it.
+    #[error("{} has version {found}, this agent reads {VERSION}", path.display())]
+    Version { path: PathBuf, found: u64 },
+    /// The file is named after another attachment than the one it holds.
+    #[error("{} holds attachment {key}, which has another file name", path.display())]
+    Misnamed { path: PathBuf, key: String },
+}
+
+/// The version beside the members of `T`.
+#[derive(serde::Serialize)]
+struct Versioned<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    content: &'a T,
+}
+
+/// Makes a directory that only root may enter, with its parents, or checks the one that is there.
+pub fn ensure_dir(path: &Path) -> Result<(), Error> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(io_error("create directory", path))?;
+    let found = path.symlink_metadata().map_err(io_error("inspect directory", path))?;
+    let fail = |problem| Err(Error::Directory { path: path.to_owned(), problem });
+    if !found.is_dir() {
+        return fail("is a link or not a directory");
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return fail("belongs to another user");
+    }
+    if found.mode() & 0o077 != 0 {
+        // A host that made the directory for us (a mount, a tmpfiles.d line) may have been more generous.
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(path, private).map_err(io_error("restrict directory", path))?;
+    }
+    Ok(())
+}
+
+/// The finished files of a directory, sorted. Unfinished ones, left by a crash, are removed.
+pub fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io_error("list", dir))? {
+        let path = entry.map_err(io_error("list", dir))?.path();
+        if path.extension().is_some_and(|extension| extension == "tmp") {
+            remove(&path)?;
+        } else {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Reads a file that this build can read.
+pub fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(Error::NotAFile { path: path.to_owned() });
+        }
+        other => other.map_err(io_error("open", path))?,
+    };
+    let found = file.metadata().map_err(io_error("inspect", path))?;
+    if !found.is_file() || found.len() > MAX_BYTES {
+        return Err(Error::NotAFile { path: path.to_owned() });
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(io_error("read", path))?;
+    let garbage = |source| Error::Garbage { path: path.to_owned(), source };
+    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(garbage)?;
+    match value.get("version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version != u64::from(VERSION) => {
+            Err(Error::Version { path: path.to_owned(), found: version })
+        }
+        None => Err(garbage(serde::de::Error::missing_field("version"))),
+        Some(_) => T::deserialize(value).map_err(garbage),
+    }
+}
+
+/// Writes a file under a temporary name, then renames it into place.
+pub fn write_versioned<T: Serialize>(path: &Path, content: &T) -> Result<(), Error> {
+    let garbage = |source| Error::Garbage { path: path.to_owned(), source };
+    let bytes = serde_json::to_vec(&Versioned { version: VERSION, content }).map_err(garbage)?;
+    let temporary = path.with_extension("tmp");
+    remove(&temporary)?;
+    let mut file = create(&temporary)?;
+    file.write_all(&bytes).map_err(io_error("write", &temporary))?;
+    drop(file);
+    std::fs::rename(&temporary, path).map_err(io_error("rename into place", path))
+}
+
+fn create(path: &Path) -> Result<File, Error> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io_error("create", path))
+}
+
+/// Removes a file; absent is fine.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Moves a file into `dir` under a name that is not taken there.
+pub fn move_aside(path: &Path, dir: &Path) -> Result<PathBuf, Error> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let free = |n: u32| dir.join(format!("{name}.{n}"));
+    let target = (0..).map(free).find(|target| target.symlink_metadata().is_err()).unwrap_or_else(|| free(0));
+    std::fs::rename(path, &target).map_err(io_error("move aside", path))?;
+    Ok(target)
+}
+
+/// File name without directory and extension.
+pub fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { operation, path, source }
+}

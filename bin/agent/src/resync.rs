@@ -1,0 +1,274 @@
+//! Keeps the node's kernel state as it should be: compares the whole node, repairs the difference, and tells the pool
+//! which NICs it may use. One task; asked by the specification, by kernel notifications ([`crate::watch`]) and by a clock.
+//!
+//! ```text
+//!   plan + links ── join ──▶ NICs ─┐
+//!   records ───────────────────────┴─ desired ──▶ diff with what is there ──▶ empty: done
+//!                                                        └─▶ again with the gate closed ──▶ apply
+//! ```
+//! The first look is made with the gate open: it may meet a pod half-way and see a difference that is none. Only what a
+//! second look, with the gate closed, still shows is changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::time::MissedTickBehavior;
+use tombolo_core::datapath::conventions::nic_alias;
+use tombolo_core::datapath::diff::{Op, plan as plan_ops};
+use tombolo_core::datapath::{Endpoint, NodeInput, NodeState, RouteKind, desired};
+use tombolo_core::ipam::{Input, NicSupply};
+use tombolo_core::types::{Nic, Reason};
+use tombolo_netlink::link::{self, Link};
+use tombolo_netlink::{Error as NetlinkError, Kernel, Observation};
+use tracing::{error, info, warn};
+
+use crate::detach;
+use crate::error::Error;
+use crate::join::{Joined, join};
+use crate::journal::{Phase, Record};
+use crate::node::{Node, Orphan, Problem, Wired};
+use crate::originals;
+use crate::pod_mtu;
+use crate::spec::Plan;
+
+/// Runs until the node is gone. The caller made the first pass.
+pub async fn run(node: Arc<Node>) {
+    let mut clock = tokio::time::interval(node.config.resync);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    clock.tick().await;
+    loop {
+        tokio::select! {
+            () = node.repair.notified() => {}
+            _ = clock.tick() => {}
+        }
+        if let Err(error) = pass(&node).await {
+            error!(error = error.chain(), reason = %error.reason(), "comparison with the kernel");
+            node.metrics.failed("resync", error.reason());
+        }
+    }
+}
+
+/// One comparison and repair of everything.
+pub async fn pass(node: &Arc<Node>) -> Result<(), Error> {
+    let Some(plan) = node.plan.borrow().clone() else { return Ok(()) };
+    let started = Instant::now();
+    let first = look(node, &plan).await?;
+    let found = if first.is_settled() {
+        first
+    } else {
+        let _closed = node.gate.write().await;
+        let second = look(node, &plan).await?;
+        if second.is_settled() { second } else { repair(node, second).await? }
+    };
+    node.metrics.resynced(started.elapsed());
+    finish(node, plan, found).await
+}
+
+/// What one look found.
+struct Found {
+    joined: Joined,
+    ops: Vec<Op>,
+    /// NICs that do not yet carry our alias.
+    aliases: Vec<(u32, String)>,
+    /// Ready attachments whose link is gone.
+    lost: Vec<Record>,
+    /// Orphans whose link is gone.
+    departed: Vec<u32>,
+}
+
+impl Found {
+    const fn is_settled(&self) -> bool {
+        self.ops.is_empty() && self.aliases.is_empty()
+    }
+}
+
+async fn look(node: &Arc<Node>, plan: &Arc<Plan>) -> Result<Found, Error> {
+    let records: Vec<Record> =
+        node.all_records().into_iter().filter(|record| record.phase == Phase::Ready).collect();
+    let orphans = node.orphans();
+    let plan = Arc::clone(plan);
+    let looked = node.kernels.run(move |kernel| {
+        let joined = join(&plan, &link::list(&mut kernel.route)?);
+        compare(kernel, &plan, joined, &records, &orphans)
+    });
+    looked.await?.map_err(|source| Error::Kernel { operation: "observe", key: "the node".to_owned(), source })
+}
+
+fn compare(
+    kernel: &mut Kernel,
+    plan: &Plan,
+    joined: Joined,
+    records: &[Record],
+    orphans: &BTreeMap<u32, Orphan>,
+) -> Result<Found, NetlinkError> {
+    let wired = Wired { nics: joined.nics.clone(), plan: Some(Arc::new(plan.clone())), problems: Vec::new() };
+    let input = NodeInput {
+        families: plan.pool.families,
+        nics: joined.nics.clone(),
+        endpoints: records.iter().filter_map(|record| endpoint(record, &wired)).collect(),
+        vpc_cidrs: plan.untranslated.clone(),
+        snat: plan.snat,
+    };
+    let mut desired = desired::node(&input);
+    let sysctls: BTreeSet<String> = desired.sysctls.iter().map(|sysctl| sysctl.path.clone()).collect();
+    let nics: BTreeSet<u32> = joined.nics.iter().map(|nic| nic.ifindex).collect();
+    let observed = kernel.observe_node(&sysctls, &nics)?;
+    let present = |ifindex: u32| observed.links.iter().any(|link| link.index == ifindex);
+    let lost: Vec<Record> =
+        records.iter().filter(|record| !record.host_ifindex.is_some_and(present)).cloned().collect();
+    forget_links(&mut desired, &lost);
+    leave_alone(&mut desired, &observed, orphans);
+    let ops = plan_ops(&desired, &observed.state, observed.nat_intact);
+    let aliases = missing_aliases(&joined.nics, &observed.links);
+    let departed = orphans.keys().copied().filter(|ifindex| !present(*ifindex)).collect();
+    Ok(Found { ops, aliases, lost, departed, joined })
+}
+
+/// Our alias on a NIC tells a person, and `uninstall`, whose it is. The primary NIC is the OS's.
+fn missing_aliases(nics: &[Nic], links: &[Link]) -> Vec<(u32, String)> {
+    let secondary = nics.iter().filter(|nic| !nic.is_primary());
+    let wanted = secondary.map(|nic| (nic.ifindex, nic_alias(&nic.id)));
+    let has = |index: u32, alias: &str| {
+        links.iter().any(|link| link.index == index && link.alias.as_deref() == Some(alias))
+    };
+    wanted.filter(|(index, alias)| !has(*index, alias)).collect()
+}
+
+/// An attachment as the desired state sees it, with the MTU that it should have now.
+fn endpoint(record: &Record, wired: &Wired) -> Option<Endpoint> {
+    Some(Endpoint {
+        key: record.key.clone(),
+        host_ifindex: record.host_ifindex?,
+        addresses: record.addresses.clone(),
+        mtu: wired.pod_mtu(&record.addresses),
+    })
+}
+
+/// Nothing can be put on a link that is gone.
+fn forget_links(desired: &mut NodeState, lost: &[Record]) {
+    let gone: BTreeSet<u32> = lost.iter().filter_map(|record| record.host_ifindex).collect();
+    let names: Vec<String> = lost.iter().map(|record| format!("/{}/", record.key.host_ifname())).collect();
+    desired.links.retain(|index, _| !gone.contains(index));
+    desired.routes.retain(|route| !matches!(route.kind, RouteKind::Link { ifindex } if gone.contains(&ifindex)));
+    desired.neighbours.retain(|neighbour| !gone.contains(&neighbour.ifindex));
+    desired.nat.pods4.retain(|(index, _), _| !gone.contains(index));
+    desired.nat.pods6.retain(|(index, _), _| !gone.contains(index));
+    desired.sysctls.retain(|sysctl| !names.iter().any(|name| sysctl.path.contains(name)));
+}
+
+/// What is on an orphan's link stays as it is.
+fn leave_alone(desired: &mut NodeState, observed: &Observation, orphans: &BTreeMap<u32, Orphan>) {
+    let state = &observed.state;
+    let on_orphan =
+        |kind: &RouteKind| matches!(kind, RouteKind::Link { ifindex } if orphans.contains_key(ifindex));
+    desired.routes.extend(state.routes.iter().filter(|route| on_orphan(&route.kind)).cloned());
+    let of_orphan = |ifindex: &u32| orphans.contains_key(ifindex);
+    desired.neighbours.extend(state.neighbours.iter().filter(|n| of_orphan(&n.ifindex)).cloned());
+    desired.nat.pods4.extend(state.nat.pods4.iter().filter(|((i, _), _)| of_orphan(i)).map(|(k, v)| (*k, *v)));
+    desired.nat.pods6.extend(state.nat.pods6.iter().filter(|((i, _), _)| of_orphan(i)).map(|(k, v)| (*k, *v)));
+}
+
+/// Applies all operations. A failure does not stop the others: what remains is found again.
+async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
+    let run_dir = node.config.run_dir.clone();
+    let applied = node.kernels.run(move |kernel| {
+        let mut failures = Vec::new();
+        for op in &found.ops {
+            if let Op::SetSysctl(setting) = op
+                && let Err(error) = originals::keep(&run_dir, setting)
+            {
+                failures.push(Error::from(error));
+                continue;
+            }
+            if let Err(source) = kernel.apply(op) {
+                failures.push(Error::Kernel { operation: "repair", key: kind(op).to_owned(), source });
+            }
+        }
+        for (index, alias) in &found.aliases {
+            if let Err(source) = kernel.route.request(link::set_alias(*index, alias)) {
+                failures.push(Error::Kernel { operation: "set alias", key: alias.clone(), source });
+            }
+        }
+        (found, failures)
+    });
+    let (mut found, failures) = applied.await?;
+    for op in &found.ops {
+        node.metrics.repaired(kind(op));
+        info!(kind = kind(op), ?op, "changed");
+    }
+    for error in failures {
+        error!(error = error.chain(), reason = %error.reason(), "repair");
+        node.metrics.failed("repair", error.reason());
+        found.joined.problems.push(Problem { reason: error.reason(), message: error.chain(), serving: false });
+    }
+    Ok(found)
+}
+
+const fn kind(op: &Op) -> &'static str {
+    match op {
+        Op::SetSysctl(_) => "sysctl",
+        Op::SetLink(..) => "link",
+        Op::AddAddress(_) | Op::DelAddress(_) => "address",
+        Op::AddNeighbour(_) | Op::DelNeighbour(_) => "neighbour",
+        Op::AddRoute(_) | Op::DelRoute(_) => "route",
+        Op::AddRule(_) | Op::DelRule(_) => "rule",
+        Op::ReplaceNat(_) => "nft-table",
+        Op::UpdateNat(_) => "nft-element",
+    }
+}
+
+/// Tells all others what is in place now.
+async fn finish(node: &Arc<Node>, plan: Arc<Plan>, found: Found) -> Result<(), Error> {
+    let Found { joined, lost, departed, .. } = found;
+    let usable: BTreeSet<u16> = joined.nics.iter().map(|nic: &Nic| nic.device_index).collect();
+    let broken = joined.problems.iter().any(|problem| problem.reason == Reason::KernelError);
+    let wired = Wired { nics: joined.nics, plan: Some(Arc::clone(&plan)), problems: joined.problems };
+    for problem in &wired.problems {
+        if !node.wired.borrow().problems.contains(problem) {
+            warn!(reason = %problem.reason, problem.message, problem.serving, "problem on this node");
+        }
+    }
+    let supply = plan.nics.iter().map(|nic| NicSupply {
+        nic: nic.id.clone(),
+        usable: usable.contains(&nic.device_index) && !broken,
+        device_index: nic.device_index,
+        addresses: nic.addresses.clone(),
+    });
+    // The marks first: no waiting ADD may get an address that is marked.
+    let inputs = vec![Input::Marked(plan.release.clone()), Input::Supply(supply.collect())];
+    node.wired.send_replace(Arc::new(wired));
+    node.pool.inputs(Some(plan.pool.clone()), inputs).await?;
+    if broken {
+        // Nobody may notify us of what failed.
+        node.look_again_soon();
+    }
+    for ifindex in departed {
+        if let Some(orphan) = node.drop_orphan(ifindex) {
+            info!(orphan.ifname, "an unknown pod link is gone");
+            node.pool.release(&orphan.key).await?;
+            node.pool.removed(&orphan.key).await?;
+        }
+    }
+    for record in lost {
+        give_up(node, record).await?;
+    }
+    pod_mtu::follow(node).await
+}
+
+/// The link of a running attachment is gone: its namespace was deleted without DEL, or somebody deleted the link. The pod
+/// has no network and cannot get this one back, so that its addresses may rest and serve another.
+async fn give_up(node: &Arc<Node>, record: Record) -> Result<(), Error> {
+    let Some(_guard) = node.keys.try_lock(&record.key) else {
+        // An ADD or DEL of this key is at work, and may itself wait for this task.
+        node.look_again_soon();
+        return Ok(());
+    };
+    match node.record(&record.key) {
+        Some(now) if now == record => {
+            warn!(key = %record.key, pod = %record.pod, "its link is gone without DEL: the attachment ends");
+            detach::drain(node, now, None).await
+        }
+        _ => Ok(()),
+    }
+}

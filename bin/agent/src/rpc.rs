@@ -1,0 +1,214 @@
+//! The gRPC server on a unix socket that only root may use. Requests become typed here; nothing behind this file sees the
+//! wire format of a request.
+//!
+//! A caller that goes away drops its handler: [`CancelOnDrop`] tells the ADD, which undoes itself in its own task.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::UnixListenerStream;
+use tombolo_core::types::{AttachmentKey, PodRef};
+use tombolo_netlink::{Netns, NetnsId};
+use tombolo_rpc as rpc;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Response, Status};
+use tracing::{Instrument as _, info, info_span, warn};
+
+use crate::attach;
+use crate::error::Error;
+use crate::keys::{Cancel, Why};
+use crate::node::Node;
+use crate::{check, detach};
+
+/// How long an ADD waits where the caller does not say.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long STATUS waits: runtimes hold a lock meanwhile.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// The socket could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {}", path.display())]
+pub struct SocketError {
+    operation: &'static str,
+    path: std::path::PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Makes the socket (0600). One that an earlier agent left is replaced.
+pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    let failed = |operation| move |source| SocketError { operation, path: path.to_owned(), source };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove old socket")(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed("bind socket"))?;
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, private).map_err(failed("restrict socket"))?;
+    Ok(listener)
+}
+
+/// Serves until `stop`, then lets running requests end.
+pub async fn serve(
+    node: Arc<Node>,
+    listener: UnixListener,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = UnixListenerStream::new(listener).filter(|stream| !matches!(stream, Ok(stream) if !is_root(stream)));
+    tonic::transport::Server::builder()
+        .add_service(rpc::node_server::NodeServer::new(Service { node }))
+        .serve_with_incoming_shutdown(incoming, stop)
+        .await
+}
+
+/// The mode of the socket says the same; this holds where somebody changed it.
+fn is_root(stream: &UnixStream) -> bool {
+    let uid = stream.peer_cred().map(|peer| peer.uid());
+    if !matches!(uid, Ok(0)) {
+        warn!(?uid, "refused a caller that is not root");
+    }
+    matches!(uid, Ok(0))
+}
+
+#[derive(Debug)]
+struct Service {
+    node: Arc<Node>,
+}
+
+/// Tells an ADD that its caller went away.
+struct CancelOnDrop(Arc<Cancel>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel(Why::Vanished);
+    }
+}
+
+impl Service {
+    async fn add(&self, request: Request<rpc::AddRequest>) -> Result<rpc::Attachment, Error> {
+        let pid = peer_pid(&request)?;
+        let request = request.into_inner();
+        let key = key(request.key)?;
+        let (netns, path) = netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
+        let pod = request.pod.unwrap_or_default();
+        let pod = PodRef { namespace: pod.namespace, name: pod.name, uid: pod.uid };
+        let timeout = match request.timeout_ms {
+            0 => DEFAULT_TIMEOUT,
+            millis => Duration::from_millis(u64::from(millis)),
+        };
+        let span = info_span!("add", %pod, %key);
+        let request = attach::Request { key, pod, netns: Arc::new(netns), path, deadline: Instant::now() + timeout };
+        let cancel = Cancel::new();
+        let (reply, answer) = oneshot::channel();
+        let node = Arc::clone(&self.node);
+        let guard = CancelOnDrop(Arc::clone(&cancel));
+        tokio::spawn(async move { attach::attach(&node, request, &cancel, reply).await }.instrument(span));
+        let answer = answer.await.map_err(|_| Error::Stopping)?;
+        drop(guard);
+        answer
+    }
+
+    async fn del(&self, request: Request<rpc::DelRequest>) -> Result<(), Error> {
+        let pid = peer_pid(&request)?;
+        let request = request.into_inner();
+        let key = key(request.key)?;
+        // A namespace that cannot be had is as good as none.
+        let netns = netns(pid, request.netns).ok().flatten().map(|(netns, _)| Arc::new(netns));
+        let span = info_span!("del", %key);
+        let node = Arc::clone(&self.node);
+        // In a task of its own: once begun, it ends, whoever waits.
+        tokio::spawn(async move { detach::detach(&node, &key, netns).await }.instrument(span)).await?
+    }
+
+    async fn check(&self, request: Request<rpc::CheckRequest>) -> Result<(), Error> {
+        let pid = peer_pid(&request)?;
+        let request = request.into_inner();
+        let key = key(request.key)?;
+        let (netns, _) = netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
+        let span = info_span!("check", %key);
+        check::check(&self.node, &key, Arc::new(netns), &request.addresses).instrument(span).await
+    }
+
+    /// Counts and logs an operation.
+    fn done<T>(&self, operation: &'static str, started: Instant, result: &Result<T, Error>) {
+        let elapsed = started.elapsed();
+        self.node.metrics.operation(operation, result.as_ref().err().map(Error::reason), elapsed);
+        match result {
+            Ok(_) => info!(operation, micros = elapsed.as_micros(), "done"),
+            Err(error) => warn!(operation, reason = %error.reason(), error = error.chain(), "failed"),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl rpc::node_server::Node for Service {
+    async fn add_network(&self, request: Request<rpc::AddRequest>) -> Result<Response<rpc::AddReply>, Status> {
+        let started = Instant::now();
+        if let Some(failure) = rpc::Failure::unless_answered(request.get_ref().protocol) {
+            return Ok(Response::new(failure.into()));
+        }
+        let result = self.add(request).await;
+        self.done("add", started, &result);
+        Ok(Response::new(match result {
+            Ok(attachment) => attachment.into(),
+            Err(error) => error.to_failure().into(),
+        }))
+    }
+
+    async fn del_network(&self, request: Request<rpc::DelRequest>) -> Result<Response<rpc::DelReply>, Status> {
+        let started = Instant::now();
+        if let Some(failure) = rpc::Failure::unless_answered(request.get_ref().protocol) {
+            return Ok(Response::new(rpc::DelReply { failure: Some(failure) }));
+        }
+        let result = self.del(request).await;
+        self.done("del", started, &result);
+        Ok(Response::new(rpc::DelReply { failure: result.err().map(|error| error.to_failure()) }))
+    }
+
+    async fn check_network(&self, request: Request<rpc::CheckRequest>) -> Result<Response<rpc::CheckReply>, Status> {
+        let started = Instant::now();
+        if let Some(failure) = rpc::Failure::unless_answered(request.get_ref().protocol) {
+            return Ok(Response::new(rpc::CheckReply { failure: Some(failure) }));
+        }
+        let result = self.check(request).await;
+        self.done("check", started, &result);
+        Ok(Response::new(rpc::CheckReply { failure: result.err().map(|error| error.to_failure()) }))
+    }
+
+    async fn status(&self, request: Request<rpc::StatusRequest>) -> Result<Response<rpc::StatusReply>, Status> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        if let Some(failure) = rpc::Failure::unless_answered(request.get_ref().protocol) {
+            return Ok(Response::new(rpc::StatusReply { failure: Some(failure), version }));
+        }
+        let ready = self.node.ready(STATUS_TIMEOUT).await;
+        Ok(Response::new(rpc::StatusReply { failure: ready.err().map(|error| error.to_failure()), version }))
+    }
+}
+
+fn key(key: Option<rpc::Key>) -> Result<AttachmentKey, Error> {
+    let key = key.ok_or(Error::MissingField { field: "key" })?;
+    Ok(AttachmentKey::new(&key.network, &key.container_id, &key.ifname)?)
+}
+
+fn peer_pid<T>(request: &Request<T>) -> Result<u32, Error> {
+    let info = request.extensions().get::<UdsConnectInfo>();
+    let pid = info.and_then(|info| info.peer_cred).and_then(|peer| peer.pid());
+    pid.and_then(|pid| u32::try_from(pid).ok()).ok_or(Error::MissingField { field: "peer process" })
+}
+
+/// The namespace that the caller holds open, verified to be the one that it saw.
+fn netns(pid: u32, netns: Option<rpc::NetnsRef>) -> Result<Option<(Netns, String)>, Error> {
+    let Some(netns) = netns else { return Ok(None) };
+    let fd = u32::try_from(netns.fd).map_err(|_| Error::MissingField { field: "netns.fd" })?;
+    let expected = NetnsId { dev: netns.dev, ino: netns.ino };
+    match Netns::of_process_fd(pid, fd, expected) {
+        Ok(found) => Ok(Some((found, netns.path))),
+        Err(source) => Err(Error::Netns { path: netns.path, source }),
+    }
+}

@@ -1,0 +1,103 @@
+//! The life of the agent: restore, wire the node, then serve; at the end, let running requests finish and change nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use rustix::fs::{FlockOperation, flock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tombolo_netlink::events::Events;
+use tracing::{error, info};
+
+use crate::config::{Config, Source};
+use crate::error::{Error, chain};
+use crate::journal::Journal;
+use crate::kernels::Kernels;
+use crate::node::Node;
+use crate::spec::{self, Plan};
+use crate::{cluster, http, reaper, restore, resync, rpc, standalone, watch};
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    // Before the first look, so that no change falls between.
+    let events = Events::open().context("subscribe to kernel notifications")?;
+    let kernels = Kernels::open().context("open kernel sockets")?;
+    let journal = Journal::open(&config.run_dir).context("open the journal")?;
+    let _lock = lock(&config.run_dir)?;
+    let (doomed, doomed_receiver) = mpsc::unbounded_channel();
+    let node = Node::new(config, kernels, journal, doomed);
+
+    recall(&node);
+    restore::restore(&node).await.context("restore")?;
+    tokio::spawn(reaper::run(Arc::clone(&node), doomed_receiver));
+    if let Source::File(path) = &node.config.source
+        && let Err(error) = standalone::read(&node, path).await
+    {
+        anyhow::ensure!(node.plan.borrow().is_some(), error);
+        error!(error = chain(&error), "the last specification is used");
+    }
+    if let Err(error) = resync::pass(&node).await {
+        error!(error = error.chain(), reason = %error.reason(), "first comparison with the kernel");
+        node.look_again_soon();
+    }
+    watch::start(Arc::clone(&node), events).context("start to listen to the kernel")?;
+    tokio::spawn(resync::run(Arc::clone(&node)));
+    match node.config.source.clone() {
+        Source::File(path) => drop(tokio::spawn(standalone::run(Arc::clone(&node), path))),
+        Source::Cluster { node_name, api_server } => {
+            cluster::start(&node, node_name, api_server).await.context("connect to the API server")?;
+        }
+    }
+    if let Some(address) = node.config.http {
+        let server = http::serve(Arc::clone(&node), address);
+        tokio::spawn(async move {
+            if let Err(error) = server.await {
+                error!(%error, %address, "HTTP server");
+            }
+        });
+    }
+    serve(&node).await
+}
+
+async fn serve(node: &Arc<Node>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("await SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("await SIGINT")?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("asked to end: running requests finish, the data path stays");
+    };
+    let listener = rpc::bind(&node.config.socket)?;
+    info!(socket = %node.config.socket.display(), ready = node.wired.borrow().is_ready(), "serving");
+    rpc::serve(Arc::clone(node), listener, stop).await.context("serve the plugin")
+}
+
+/// One agent a run directory. The lock ends with the process, however that ends.
+pub fn lock(run_dir: &Path) -> anyhow::Result<std::fs::File> {
+    let path = run_dir.join("lock");
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    let file = options.open(&path).with_context(|| format!("open {}", path.display()))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("another agent uses {}", run_dir.display()))?;
+    Ok(file)
+}
+
+/// The specification that an earlier agent kept: pods can be served before anybody else answers.
+fn recall(node: &Arc<Node>) {
+    let cached = match spec::read_cache(&node.config.run_dir) {
+        Ok(Some(cached)) => cached,
+        Ok(None) => return,
+        Err(error) => return error!(error = chain(&error), "the kept specification cannot be used"),
+    };
+    match Plan::new(cached.generation, &cached.spec, node.config.max_pods).map_err(Error::from) {
+        Ok(plan) => {
+            info!(generation = plan.generation, nics = plan.nics.len(), "begins with the kept specification");
+            node.plan.send_replace(Some(Arc::new(plan)));
+        }
+        Err(error) => error!(error = error.chain(), reason = %error.reason(), "the kept specification is refused"),
+    }
+}

@@ -1,0 +1,85 @@
+//! Without Kubernetes: NICs and addresses come from a file that holds the spec of a NetResourceSet as JSON. It is read
+//! again whenever it changes; a file that cannot be read or decoded changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::inotify;
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tombolo_api::NetResourceSetSpec;
+use tracing::{error, info, warn};
+
+use crate::error::chain;
+use crate::node::Node;
+
+/// The file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("{operation} {}", path.display())]
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("decode {}", path.display())]
+    Decode {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("{}", path.display())]
+    Refused {
+        path: PathBuf,
+        #[source]
+        source: crate::error::Error,
+    },
+}
+
+/// Reads the file once.
+pub async fn read(node: &Arc<Node>, path: &Path) -> Result<(), FileError> {
+    let io = |source| FileError::Io { operation: "read", path: path.to_owned(), source };
+    let bytes = tokio::fs::read(path).await.map_err(io)?;
+    let decode = |source| FileError::Decode { path: path.to_owned(), source };
+    let spec: NetResourceSetSpec = serde_json::from_slice(&bytes).map_err(decode)?;
+    let refused = |source| FileError::Refused { path: path.to_owned(), source };
+    node.accept(0, spec).await.map_err(refused)?;
+    info!(path = %path.display(), "took the node's specification from a file");
+    Ok(())
+}
+
+/// Follows the file as long as the node lives.
+pub async fn run(node: Arc<Node>, path: PathBuf) {
+    let mut changes = match watch(&path) {
+        Ok(changes) => changes,
+        Err(error) => return error!(error = chain(&error), "the file's changes will not be seen"),
+    };
+    while changes.recv().await.is_some() {
+        if let Err(error) = read(&node, &path).await {
+            warn!(error = chain(&error), "the file changed and is not used");
+        }
+    }
+}
+
+/// Watches the directory (a file that is replaced by renaming is another file), on a thread of its own. One message may
+/// stand for many changes.
+fn watch(path: &Path) -> Result<mpsc::Receiver<()>, FileError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let io = |source: std::io::Error| FileError::Io { operation: "watch", path: parent.to_owned(), source };
+    let fd = inotify::init(inotify::CreateFlags::CLOEXEC).map_err(|errno| io(errno.into()))?;
+    let changes = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
+    inotify::add_watch(&fd, parent, changes).map_err(|errno| io(errno.into()))?;
+    let (sender, receiver) = mpsc::channel(1);
+    let listen = move || {
+        let mut buffer = [0_u8; 4096];
+        // What happened to which file does not matter: the one that counts is read again.
+        while rustix::io::read(&fd, &mut buffer).is_ok() {
+            if let Err(TrySendError::Closed(())) = sender.try_send(()) {
+                return;
+            }
+        }
+        error!("the file's changes are no longer seen");
+    };
+    std::thread::Builder::new().name("file-watch".to_owned()).spawn(listen).map_err(io)?;
+    Ok(receiver)
+}

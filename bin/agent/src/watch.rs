@@ -1,0 +1,61 @@
+//! Listens to the kernel and asks for a comparison when somebody else changed what is ours, or when a NIC changed.
+//! What we change ourselves is recognised by the port of the socket that asked for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tombolo_core::datapath::conventions::{PRIORITY_END, PRIORITY_TO_POD, PROTOCOL, is_our_table};
+use tombolo_core::types::HostIfName;
+use tombolo_netlink::events::{Changed, Event, Events};
+use tracing::{debug, warn};
+
+use crate::node::Node;
+
+/// Longest wait for a notification; the thread looks around and waits again.
+const WAIT: Duration = Duration::from_secs(3600);
+
+/// Listens on a thread of its own as long as the process lives. `events` was opened before the first comparison, so that
+/// nothing is missed in between.
+pub fn start(node: Arc<Node>, events: Events) -> std::io::Result<()> {
+    let thread = std::thread::Builder::new().name("kernel-watch".to_owned());
+    thread.spawn(move || listen(&node, events)).map(drop)
+}
+
+fn listen(node: &Node, mut events: Events) {
+    loop {
+        let read = events.wait(WAIT).and_then(|there| if there { events.read() } else { Ok(Vec::new()) });
+        match read {
+            Ok(batch) => {
+                let Some(event) = batch.iter().find(|event| concerns_us(node, event)) else { continue };
+                debug!(?event, "somebody changed what is ours");
+            }
+            Err(error) => warn!(%error, "kernel notifications were lost"),
+        }
+        // Changes come in groups: one comparison for all.
+        std::thread::sleep(node.config.debounce);
+        node.repair.notify_one();
+    }
+}
+
+fn concerns_us(node: &Node, event: &Event) -> bool {
+    if event.port != 0 && node.kernels.is_ours(event.port) {
+        return false;
+    }
+    let is_nic = |ifindex: u32| node.wired.borrow().nics.iter().any(|nic| nic.ifindex == ifindex);
+    match &event.changed {
+        // The kernel itself (port 0) reports carrier, which comes and goes with every pod.
+        Changed::Links { ifindex, gone, .. } if node.is_ready_link(*ifindex) => *gone || event.port != 0,
+        Changed::Links { ifindex, gone, .. } if node.orphans().contains_key(ifindex) => *gone,
+        // A pod link on its way in or out.
+        Changed::Links { name, .. } if [HostIfName::PREFIX, "tmd"].iter().any(|prefix| name.starts_with(prefix)) => false,
+        Changed::Links { .. } | Changed::Overrun | Changed::Nft { .. } => true,
+        Changed::Addresses { ifindex, .. } => is_nic(*ifindex),
+        Changed::Routes { table, protocol, .. } => *protocol == PROTOCOL || is_our_table(*table),
+        Changed::Rules { priority, protocol, .. } => {
+            *protocol == PROTOCOL || (PRIORITY_TO_POD..=PRIORITY_END).contains(priority)
+        }
+        Changed::Neighbours { ifindex, .. } => node.is_ready_link(*ifindex),
+        // A kind of event that a newer edge reports.
+        _ => true,
+    }
+}
