@@ -1,1 +1,156 @@
-fn main() {}
+//! The operator's process: configuration, lease, shutdown.
+#![forbid(unsafe_code)]
+
+mod api;
+mod clock;
+mod cloud;
+mod config;
+mod controller;
+mod events;
+mod http;
+mod inventory;
+mod leader;
+mod leaks;
+mod merge;
+mod metrics;
+mod node;
+mod objects;
+mod profile;
+mod shared;
+mod wakers;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use clap::Parser;
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use cloud::Cloud;
+use config::{Args, Config};
+use events::Events;
+use inventory::Inventory;
+use leader::Candidate;
+use metrics::Metrics;
+use objects::Objects;
+use shared::Shared;
+use wakers::Wakers;
+
+fn main() -> anyhow::Result<()> {
+    let config = Args::parse().validate()?;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TOMBOLO_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(run(config))
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let (stop, shutdown) = watch::channel(false);
+    let metrics = Arc::new(Metrics::new());
+    let ready = Arc::new(AtomicBool::new(false));
+    let address = config.metrics_listen;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listen on {address} for metrics"))?;
+    let server = tokio::spawn(http::serve(
+        listener,
+        Arc::clone(&metrics),
+        Arc::clone(&ready),
+        shutdown.clone(),
+    ));
+    let client = connect(&config).await?;
+
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    let signals = tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("shutting down");
+        stop.send_replace(true);
+    });
+    let led = lead(&config, client, &metrics, &ready, shutdown).await;
+    signals.abort();
+    server.abort();
+    led
+}
+
+/// Waits for the lease and does the work while it is held, again and again until shutdown.
+async fn lead(
+    config: &Config,
+    client: Client,
+    metrics: &Arc<Metrics>,
+    ready: &Arc<AtomicBool>,
+    shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let mut candidate = Candidate::new(client.clone(), config.lease.clone());
+    let mut stopped = shutdown.clone();
+    loop {
+        tokio::select! {
+            () = candidate.acquire() => {}
+            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        }
+        tracing::info!(identity = %config.lease.identity, "leading");
+        metrics.leader.set(1);
+        let shared = share(config, &client, metrics);
+        let work = controller::run(shared, client.clone(), Arc::clone(ready), shutdown.clone());
+        let lost = tokio::select! {
+            why = candidate.hold() => Some(why),
+            () = work => None,
+        };
+        metrics.leader.set(0);
+        ready.store(false, Ordering::Relaxed);
+        match lost {
+            // Everything was dropped with the future of the work.
+            Some(why) => tracing::warn!(why, "the lease is lost"),
+            None => {
+                candidate.release().await;
+                anyhow::ensure!(*shutdown.borrow(), "a part of the operator ended");
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn share(config: &Config, client: &Client, metrics: &Arc<Metrics>) -> Arc<Shared> {
+    let wakers = Arc::new(Wakers::default());
+    let cloud = Arc::new(Cloud::new(&config.cloud_calls, Arc::clone(metrics)));
+    let objects = Arc::new(Objects::default());
+    let (of_cloud, of_metrics) = (Arc::clone(&cloud), Arc::clone(metrics));
+    Arc::new(Shared {
+        config: config.clone(),
+        cloud,
+        inventory: Arc::new(Inventory::new(
+            of_cloud,
+            config.inventory,
+            of_metrics,
+            Arc::clone(&wakers),
+        )),
+        writer: api::Writer::new(client.clone(), Arc::clone(&objects), Arc::clone(metrics)),
+        events: Events::new(client.clone(), &config.lease.identity),
+        objects,
+        metrics: Arc::clone(metrics),
+        wakers,
+    })
+}
+
+async fn connect(config: &Config) -> anyhow::Result<Client> {
+    let kube_config = match &config.api_server {
+        Some(url) => kube::Config::new(url.clone()),
+        None => kube::Config::infer()
+            .await
+            .context("find the Kubernetes API (kubeconfig or service account)")?,
+    };
+    Client::try_from(kube_config).context("make a client of the Kubernetes API")
+}

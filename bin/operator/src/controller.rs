@@ -1,0 +1,171 @@
+//! The tasks of an active operator: watches, inventory, leak collection, and one task a node.
+//!
+//! Everything here is dropped when the lease is lost; at a shutdown the nodes' tasks end first, so that calls under way
+//! are taken in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use k8s_openapi::api::core::v1::Node;
+use kube::{Client, ResourceExt};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tombolo_api::{Eni, NetResourceSet, NetworkProfile};
+
+use crate::leaks;
+use crate::node::Worker;
+use crate::objects::follow;
+use crate::shared::Shared;
+
+/// Runs until shutdown.
+pub async fn run(
+    shared: Arc<Shared>,
+    client: Client,
+    ready: Arc<AtomicBool>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    // Aborted when dropped.
+    let mut background = JoinSet::new();
+    spawn_watches(&mut background, &shared, &client);
+    let inventory = Arc::clone(&shared.inventory);
+    background.spawn(async move { inventory.keep_reading().await });
+    let inventory = Arc::clone(&shared.inventory);
+    background.spawn(async move { inventory.keep_polling().await });
+    let collector = Arc::clone(&shared);
+    background.spawn(async move { leaks::keep_collecting(&collector).await });
+
+    let mut nodes: JoinSet<String> = JoinSet::new();
+    loop {
+        let synced = shared.objects.synced();
+        ready.store(synced && shared.inventory.swept(), Ordering::Relaxed);
+        // Before everything was listed, a missing object means nothing.
+        if synced {
+            for node in shared.wakers.take_queue() {
+                spawn_node(&mut nodes, &shared, node, &shutdown);
+            }
+            shared
+                .metrics
+                .nodes
+                .set(i64::try_from(nodes.len()).unwrap_or(i64::MAX));
+        }
+        tokio::select! {
+            () = shared.wakers.queued() => {}
+            Some(ended) = nodes.join_next() => match ended {
+                Ok(node) => {
+                    shared.wakers.remove(&node);
+                    // Something may have come while the task was ending.
+                    let objects = &shared.objects;
+                    let left = objects.nodes.get(&node).is_some()
+                        || objects.nrs.get(&node).is_some()
+                        || !objects.enis_of(&node).is_empty();
+                    if left {
+                        shared.wakers.wake(&node);
+                    }
+                }
+                Err(error) => tracing::error!(%error, "a node's task broke"),
+            },
+            Some(ended) = background.join_next() => {
+                tracing::error!(?ended, "a background task ended");
+                return;
+            }
+            _ = shutdown.wait_for(|stop| *stop) => break,
+        }
+    }
+    ready.store(false, Ordering::Relaxed);
+    while nodes.join_next().await.is_some() {}
+}
+
+fn spawn_node(
+    nodes: &mut JoinSet<String>,
+    shared: &Arc<Shared>,
+    node: String,
+    shutdown: &watch::Receiver<bool>,
+) {
+    let Some(notify) = shared.wakers.add(&node) else {
+        return;
+    };
+    let worker = Worker::new(Arc::clone(shared), &node);
+    let shutdown = shutdown.clone();
+    nodes.spawn(async move {
+        worker.run(notify, shutdown).await;
+        node
+    });
+}
+
+fn spawn_watches(tasks: &mut JoinSet<()>, shared: &Arc<Shared>, client: &Client) {
+    let (all, client_of) = (Arc::clone(shared), client.clone());
+    tasks.spawn(async move {
+        let changed = |name: &str, old: Option<&Node>, new: Option<&Node>| {
+            // Heartbeats change nothing for us.
+            if old.map(of_interest) != new.map(of_interest) {
+                all.wakers.wake(name);
+            }
+        };
+        follow::<Node>(
+            client_of,
+            &all.objects.nodes,
+            &all.events,
+            &all.metrics,
+            &all.wakers,
+            changed,
+        )
+        .await;
+    });
+    let (all, client_of) = (Arc::clone(shared), client.clone());
+    tasks.spawn(async move {
+        let changed = |name: &str, _: Option<&NetResourceSet>, _: Option<&NetResourceSet>| {
+            all.wakers.wake(name);
+        };
+        follow::<NetResourceSet>(
+            client_of,
+            &all.objects.nrs,
+            &all.events,
+            &all.metrics,
+            &all.wakers,
+            changed,
+        )
+        .await;
+    });
+    let (all, client_of) = (Arc::clone(shared), client.clone());
+    tasks.spawn(async move {
+        let changed = |_: &str, old: Option<&Eni>, new: Option<&Eni>| {
+            for eni in [old, new].into_iter().flatten() {
+                all.wakers.wake(&eni.spec.node);
+            }
+        };
+        follow::<Eni>(
+            client_of,
+            &all.objects.enis,
+            &all.events,
+            &all.metrics,
+            &all.wakers,
+            changed,
+        )
+        .await;
+    });
+    let (all, client_of) = (Arc::clone(shared), client.clone());
+    tasks.spawn(async move {
+        let changed =
+            |_: &str, _: Option<&NetworkProfile>, _: Option<&NetworkProfile>| all.wakers.wake_all();
+        follow::<NetworkProfile>(
+            client_of,
+            &all.objects.profiles,
+            &all.events,
+            &all.metrics,
+            &all.wakers,
+            changed,
+        )
+        .await;
+    });
+}
+
+/// What of a Node we look at.
+fn of_interest(node: &Node) -> (Option<String>, Option<String>, Vec<(String, String)>) {
+    let provider = node.spec.as_ref().and_then(|spec| spec.provider_id.clone());
+    let labels = node
+        .labels()
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    (node.uid(), provider, labels)
+}

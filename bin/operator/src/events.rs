@@ -1,0 +1,104 @@
+//! Events: one when a problem begins. They are for people; that one cannot be written delays nothing.
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DynamicObject, PostParams};
+use kube::{Api, Client, ResourceExt};
+use tombolo_core::types::Reason;
+
+use crate::clock;
+
+/// Namespace of Events about objects without one, as Kubernetes does it.
+const NAMESPACE: &str = "default";
+const COMPONENT: &str = "tombolo-operator";
+
+/// Writes Events.
+#[derive(Clone, Debug)]
+pub struct Events {
+    api: Api<Event>,
+    identity: String,
+}
+
+/// What an Event is about.
+#[derive(Clone, Debug)]
+pub struct Subject(ObjectReference);
+
+impl Subject {
+    /// A node; Kubernetes' own Events name it by its name instead of a UID, and `kubectl describe node` asks for that.
+    pub fn node(name: &str) -> Self {
+        Self(ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(name.to_owned()),
+            uid: Some(name.to_owned()),
+            ..ObjectReference::default()
+        })
+    }
+
+    pub fn of_dynamic(object: &DynamicObject) -> Self {
+        let types = object.types.clone().unwrap_or_default();
+        Self(ObjectReference {
+            api_version: Some(types.api_version),
+            kind: Some(types.kind),
+            name: Some(object.name_any()),
+            uid: object.uid(),
+            resource_version: object.resource_version(),
+            ..ObjectReference::default()
+        })
+    }
+}
+
+impl Events {
+    pub fn new(client: Client, identity: &str) -> Self {
+        Self {
+            api: Api::namespaced(client, NAMESPACE),
+            identity: identity.to_owned(),
+        }
+    }
+
+    /// Tells of a problem.
+    pub fn warn(&self, subject: Subject, reason: Reason, mut message: String) {
+        let reason = reason.word();
+        // The API takes 1024 bytes.
+        if message.len() > 1000 {
+            let end = (0..=1000)
+                .rev()
+                .find(|end| message.is_char_boundary(*end))
+                .unwrap_or(0);
+            message.truncate(end);
+        }
+        let now = Time(Timestamp::now());
+        let name = subject.0.name.clone().unwrap_or_default();
+        let event = Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{name}.{:016x}", clock::random())),
+                namespace: Some(NAMESPACE.to_owned()),
+                ..ObjectMeta::default()
+            },
+            involved_object: subject.0,
+            type_: Some("Warning".to_owned()),
+            reason: Some(reason.to_owned()),
+            message: Some(message),
+            count: Some(1),
+            first_timestamp: Some(now.clone()),
+            last_timestamp: Some(now),
+            source: Some(EventSource {
+                component: Some(COMPONENT.to_owned()),
+                host: None,
+            }),
+            reporting_component: Some(COMPONENT.to_owned()),
+            reporting_instance: Some(self.identity.clone()),
+            ..Event::default()
+        };
+        let api = self.api.clone();
+        tokio::spawn(async move {
+            if let Err(error) = api.create(&PostParams::default(), &event).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    reason,
+                    "writing an Event failed"
+                );
+            }
+        });
+    }
+}

@@ -1,0 +1,198 @@
+//! What is wrong with a node at present: told once when it begins (Event, metric, log), kept as conditions, ended once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use tombolo_core::types::Reason;
+
+use crate::events::{Events, Subject};
+use crate::metrics::{Metrics, ReasonLabels};
+
+/// Condition types that are ours, and the reasons that make each false.
+const CONDITIONS: [(&str, &[Reason]); 3] = [
+    ("SubnetsAvailable", &[Reason::SubnetFull]),
+    (
+        "NicsAvailable",
+        &[
+            Reason::NicLimit,
+            Reason::AddressLimit,
+            Reason::AttachTimeout,
+            Reason::UnknownInstanceType,
+        ],
+    ),
+    (
+        "CloudReachable",
+        &[Reason::CloudError, Reason::CloudThrottled],
+    ),
+];
+
+/// The problems of a node.
+#[derive(Debug)]
+pub struct Problems {
+    node: String,
+    active: BTreeMap<Reason, String>,
+    events: Events,
+    metrics: Arc<Metrics>,
+}
+
+impl Problems {
+    pub fn new(node: &str, events: Events, metrics: Arc<Metrics>) -> Self {
+        Self {
+            node: node.to_owned(),
+            active: BTreeMap::new(),
+            events,
+            metrics,
+        }
+    }
+
+    /// A problem is there; only its beginning is told.
+    pub fn begin(&mut self, reason: Reason, message: String) {
+        if self.active.contains_key(&reason) {
+            return;
+        }
+        tracing::warn!(node = %self.node, %reason, %message, "problem");
+        self.metrics
+            .problems
+            .get_or_create(&ReasonLabels {
+                reason: reason.word(),
+            })
+            .inc();
+        self.metrics
+            .problems_begun
+            .get_or_create(&ReasonLabels {
+                reason: reason.word(),
+            })
+            .inc();
+        self.events
+            .warn(Subject::node(&self.node), reason, message.clone());
+        self.active.insert(reason, message);
+    }
+
+    /// A problem is over, if it was there.
+    pub fn end(&mut self, reason: Reason) {
+        if self.active.remove(&reason).is_some() {
+            tracing::info!(node = %self.node, %reason, "problem over");
+            self.metrics
+                .problems
+                .get_or_create(&ReasonLabels {
+                    reason: reason.word(),
+                })
+                .dec();
+        }
+    }
+
+    /// Begins or ends.
+    pub fn set(&mut self, reason: Reason, message: Option<String>) {
+        match message {
+            Some(message) => self.begin(reason, message),
+            None => self.end(reason),
+        }
+    }
+
+    /// The list of conditions with ours brought up to date; `None` where nothing changed.
+    pub fn conditions(&self, present: &[Condition]) -> Option<Vec<Condition>> {
+        conditions(&self.active, present, &Time(Timestamp::now()))
+    }
+}
+
+impl Drop for Problems {
+    fn drop(&mut self) {
+        for reason in self.active.keys() {
+            self.metrics
+                .problems
+                .get_or_create(&ReasonLabels {
+                    reason: reason.word(),
+                })
+                .dec();
+        }
+    }
+}
+
+fn conditions(
+    active: &BTreeMap<Reason, String>,
+    present: &[Condition],
+    now: &Time,
+) -> Option<Vec<Condition>> {
+    let mut all = present.to_vec();
+    for (kind, reasons) in CONDITIONS {
+        let problem = reasons
+            .iter()
+            .find_map(|reason| active.get_key_value(reason));
+        let (status, reason, message) = match problem {
+            Some((reason, message)) => ("False", reason.word(), message.as_str()),
+            None => ("True", "Available", ""),
+        };
+        match all.iter_mut().find(|condition| condition.type_ == kind) {
+            Some(old) => {
+                if old.status != status {
+                    old.last_transition_time = now.clone();
+                }
+                old.status = status.to_owned();
+                old.reason = reason.to_owned();
+                old.message = message.to_owned();
+            }
+            None => all.push(Condition {
+                type_: kind.to_owned(),
+                status: status.to_owned(),
+                reason: reason.to_owned(),
+                message: message.to_owned(),
+                last_transition_time: now.clone(),
+                observed_generation: None,
+            }),
+        }
+    }
+    if all == present { None } else { Some(all) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(second).unwrap())
+    }
+
+    #[test]
+    fn ours_change_others_stay() {
+        let ready = Condition {
+            type_: "Ready".to_owned(),
+            status: "True".to_owned(),
+            reason: "Wired".to_owned(),
+            message: String::new(),
+            last_transition_time: at(1),
+            observed_generation: None,
+        };
+        let none = BTreeMap::new();
+        let first = conditions(&none, std::slice::from_ref(&ready), &at(5)).unwrap();
+        assert_eq!(first.len(), 4);
+        assert_eq!(first[0], ready);
+        assert!(
+            first[1..]
+                .iter()
+                .all(|condition| condition.status == "True")
+        );
+        assert_eq!(conditions(&none, &first, &at(6)), None, "nothing changed");
+        let full = BTreeMap::from([(Reason::SubnetFull, "s1 0".to_owned())]);
+        let second = conditions(&full, &first, &at(7)).unwrap();
+        let subnets = second
+            .iter()
+            .find(|condition| condition.type_ == "SubnetsAvailable")
+            .unwrap();
+        assert_eq!(
+            (
+                subnets.status.as_str(),
+                subnets.reason.as_str(),
+                subnets.message.as_str()
+            ),
+            ("False", "SubnetFull", "s1 0")
+        );
+        assert_eq!(subnets.last_transition_time, at(7));
+        let nics = second
+            .iter()
+            .find(|condition| condition.type_ == "NicsAvailable")
+            .unwrap();
+        assert_eq!(nics.last_transition_time, at(5));
+    }
+}
