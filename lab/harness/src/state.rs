@@ -62,6 +62,10 @@ pub struct Node {
     pub address4: Ipv4Addr,
     /// Primary IPv6 address.
     pub address6: Option<std::net::Ipv6Addr>,
+    /// Zone of the instance.
+    pub zone: String,
+    /// Pods that the kubelet stand-in takes at most.
+    pub max_pods: u32,
 }
 
 impl Lab {

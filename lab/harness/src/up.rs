@@ -250,15 +250,15 @@ async fn start_node(lab: &mut Lab, spec: &NodeSpec) -> Result<Node> {
         kubelet: None,
         address4: address4.context("the node has no IPv4 address")?,
         address6,
+        zone: text(&instance, "/zone"),
+        max_pods: match spec.max_pods {
+            Some(n) => n,
+            None => capacity(lab, &spec.instance_type).await?,
+        },
     };
     write_kubeconfig_in(&node, &lab.api_url_inside)?;
     install_plugin(lab, &node)?;
-    let zone = text(&instance, "/zone");
-    let max_pods = match spec.max_pods {
-        Some(n) => n,
-        None => capacity(lab, &spec.instance_type).await?,
-    };
-    node.kubelet = Some(start_kubelet(lab, &node, &zone, max_pods)?);
+    node.kubelet = Some(start_kubelet(lab, &node)?);
     node.agent = Some(start_agent(lab, &node)?);
     Ok(node)
 }
@@ -287,7 +287,8 @@ pub fn start_agent(lab: &Lab, node: &Node) -> Result<Process> {
     let mut command = node.command(lab.topology.binary("tombolo-agent")?);
     command
         .env("KUBECONFIG", format!("{NODE_DIR}/kubeconfig"))
-        .args(["--node-name", &node.name]);
+        .args(["--node-name", &node.name])
+        .args(["--max-pods", &node.max_pods.to_string()]);
     command.args(&lab.topology.agent_args);
     let process = Process::spawn(
         &format!("agent-{}", node.name),
@@ -298,7 +299,7 @@ pub fn start_agent(lab: &Lab, node: &Node) -> Result<Process> {
 }
 
 /// Starts the kubelet stand-in of a node.
-pub fn start_kubelet(lab: &Lab, node: &Node, zone: &str, max_pods: u32) -> Result<Process> {
+pub fn start_kubelet(lab: &Lab, node: &Node) -> Result<Process> {
     let mut command = node.command(lab.topology.binary("tombolo-lab")?);
     command.args([
         "kubelet",
@@ -307,9 +308,9 @@ pub fn start_kubelet(lab: &Lab, node: &Node, zone: &str, max_pods: u32) -> Resul
         "--api",
         &lab.api_url_inside,
         "--max-pods",
-        &max_pods.to_string(),
+        &node.max_pods.to_string(),
     ]);
-    command.args(["--provider-id", &format!("sim:///{zone}/{}", node.instance)]);
+    command.args(["--provider-id", &format!("sim:///{}/{}", node.zone, node.instance)]);
     command.args(["--node-ip", &node.address4.to_string()]);
     if let Some(ip) = node.address6 {
         command.args(["--node-ip", &ip.to_string()]);

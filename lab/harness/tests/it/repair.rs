@@ -15,7 +15,7 @@ use crate::support::{
 
 fn topology(name: &str) -> Topology {
     let mut topology = Topology::with(name, 1, "t3.medium", 1);
-    topology.agent_args = vec!["--resync-seconds".to_owned(), "3600".to_owned()];
+    topology.agent_args = vec!["--resync-ms".to_owned(), "3600000".to_owned()];
     topology
 }
 
