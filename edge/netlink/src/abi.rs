@@ -104,6 +104,7 @@ pub mod rta {
     pub const NH_ID: u16 = 30;
 
     pub const UNICAST: u8 = 1;
+    pub const LOCAL: u8 = 2;
     pub const UNREACHABLE: u8 = 7;
     pub const SCOPE_UNIVERSE: u8 = 0;
     pub const SCOPE_LINK: u8 = 253;

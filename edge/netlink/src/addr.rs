@@ -26,8 +26,16 @@ pub struct Observed {
 /// Adds an address without duplicate detection and without prefix route, or updates it to that.
 #[must_use]
 pub fn add(address: &Address) -> Request {
-    let mut request = encode("add address", address, rtm::NEWADDR, nlm::CREATE | nlm::REPLACE);
-    request.body.put_u32(ifa::FLAGS, ifa::F_NODAD | ifa::F_NOPREFIXROUTE).put_u8(ifa::PROTO, PROTOCOL);
+    let mut request = encode(
+        "add address",
+        address,
+        rtm::NEWADDR,
+        nlm::CREATE | nlm::REPLACE,
+    );
+    request
+        .body
+        .put_u32(ifa::FLAGS, ifa::F_NODAD | ifa::F_NOPREFIXROUTE)
+        .put_u8(ifa::PROTO, PROTOCOL);
     request
 }
 
@@ -41,8 +49,17 @@ fn encode(operation: &'static str, address: &Address, kind: u16, flags: u16) -> 
     let Address { ifindex, ip } = address;
     let family = Family::of(ip.addr());
     let subject = format!("{ip} on link {ifindex}");
-    let mut request = Request::new(operation, subject, kind, flags, &header(family, ip.prefix_len(), *ifindex));
-    request.body.put_ip(ifa::LOCAL, ip.addr()).put_ip(ifa::ADDRESS, ip.addr());
+    let mut request = Request::new(
+        operation,
+        subject,
+        kind,
+        flags,
+        &header(family, ip.prefix_len(), *ifindex),
+    );
+    request
+        .body
+        .put_ip(ifa::LOCAL, ip.addr())
+        .put_ip(ifa::ADDRESS, ip.addr());
     request
 }
 
@@ -53,7 +70,13 @@ fn encode(operation: &'static str, address: &Address, kind: u16, flags: u16) -> 
 pub fn list(socket: &mut Socket) -> Result<Vec<Observed>, Error> {
     let mut all = Vec::new();
     for family in Family::ALL {
-        let request = Request::new("list", format!("{family} addresses"), rtm::GETADDR, 0, &header(family, 0, 0));
+        let request = Request::new(
+            "list",
+            format!("{family} addresses"),
+            rtm::GETADDR,
+            0,
+            &header(family, 0, 0),
+        );
         all.extend(absent_family_is_empty(socket.dump(&request, decode))?);
     }
     Ok(all)
@@ -62,7 +85,9 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Observed>, Error> {
 /// A kernel without IPv6 has nothing to list.
 pub(crate) fn absent_family_is_empty<T>(outcome: Result<Vec<T>, Error>) -> Result<Vec<T>, Error> {
     match outcome {
-        Err(error) if matches!(error.errno(), Some(Errno::AFNOSUPPORT | Errno::OPNOTSUPP)) => Ok(Vec::new()),
+        Err(error) if matches!(error.errno(), Some(Errno::AFNOSUPPORT | Errno::OPNOTSUPP)) => {
+            Ok(Vec::new())
+        }
         outcome => outcome,
     }
 }
@@ -74,13 +99,24 @@ fn header(family: Family, prefix: u8, ifindex: u32) -> [u8; ifa::HEADER] {
 }
 
 fn decode(reply: &Reply<'_>) -> Option<Observed> {
-    let [_, prefix, low_flags, scope, ..] = *reply.payload else { return None };
+    let [_, prefix, low_flags, scope, ..] = *reply.payload else {
+        return None;
+    };
     let attributes = reply.attributes(ifa::HEADER);
     // For a point-to-point address ADDRESS is the peer's; LOCAL is absent for IPv6.
-    let ip = attributes.value(ifa::LOCAL).or(attributes.value(ifa::ADDRESS)).and_then(ip_of)?;
-    let flags = attributes.value(ifa::FLAGS).and_then(u32_of).unwrap_or(low_flags.into());
+    let ip = attributes
+        .value(ifa::LOCAL)
+        .or(attributes.value(ifa::ADDRESS))
+        .and_then(ip_of)?;
+    let flags = attributes
+        .value(ifa::FLAGS)
+        .and_then(u32_of)
+        .unwrap_or(low_flags.into());
     Some(Observed {
-        address: Address { ifindex: u32_at(reply.payload, 4)?, ip: IpNet::new(ip, prefix).ok()? },
+        address: Address {
+            ifindex: u32_at(reply.payload, 4)?,
+            ip: IpNet::new(ip, prefix).ok()?,
+        },
         ours: attributes.value(ifa::PROTO) == Some(&[PROTOCOL]),
         scope,
         tentative: flags & (ifa::F_TENTATIVE | ifa::F_DADFAILED) != 0,

@@ -32,10 +32,26 @@ struct Place {
 }
 
 const PLACES: [Place; 4] = [
-    Place { tuple: TUPLE_ORIGINAL, attribute: (1, 3), flag: 1 },
-    Place { tuple: TUPLE_ORIGINAL, attribute: (2, 4), flag: 2 },
-    Place { tuple: TUPLE_REPLY, attribute: (1, 3), flag: 1 },
-    Place { tuple: TUPLE_REPLY, attribute: (2, 4), flag: 2 },
+    Place {
+        tuple: TUPLE_ORIGINAL,
+        attribute: (1, 3),
+        flag: 1,
+    },
+    Place {
+        tuple: TUPLE_ORIGINAL,
+        attribute: (2, 4),
+        flag: 2,
+    },
+    Place {
+        tuple: TUPLE_REPLY,
+        attribute: (1, 3),
+        flag: 1,
+    },
+    Place {
+        tuple: TUPLE_REPLY,
+        attribute: (2, 4),
+        flag: 2,
+    },
 ];
 
 /// Deletes all entries that name this address as a source or destination in either direction; returns how many. The
@@ -51,7 +67,11 @@ pub fn delete_address(socket: &mut Socket, ip: IpAddr) -> Result<usize, Error> {
         let mut request = Request::new("list connections", format!("of {ip}"), GET, 0, &header);
         request.body.nest(place.tuple, |tuple| {
             tuple.nest(TUPLE_IP, |addresses| {
-                let attribute = if family == Family::V4 { place.attribute.0 } else { place.attribute.1 };
+                let attribute = if family == Family::V4 {
+                    place.attribute.0
+                } else {
+                    place.attribute.1
+                };
                 addresses.put_ip(attribute, ip);
             });
         });
@@ -62,7 +82,8 @@ pub fn delete_address(socket: &mut Socket, ip: IpAddr) -> Result<usize, Error> {
         let entries = socket.dump(&request, |reply| {
             let attributes = reply.attributes(HEADER);
             let original = attributes.value(TUPLE_ORIGINAL)?;
-            let mut delete = Request::new("delete connection", format!("of {ip}"), DELETE, 0, &header);
+            let mut delete =
+                Request::new("delete connection", format!("of {ip}"), DELETE, 0, &header);
             delete.body.put(TUPLE_ORIGINAL | NESTED, original);
             for kind in [ID, ZONE] {
                 if let Some(value) = attributes.value(kind) {

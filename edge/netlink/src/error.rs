@@ -74,18 +74,21 @@ pub enum Error {
         /// Its name or index.
         name: String,
     },
-    /// The two ends of a pod link did not become able to carry packets within the bound.
-    #[error("interface {name} is up but did not get a carrier within {millis} ms")]
-    NoCarrier {
-        /// Its name or index.
-        name: String,
-        /// The bound.
-        millis: u64,
+    /// The kernel did not finish in the background what lets packets pass.
+    #[error("{what} did not appear within {millis} ms")]
+    NotReady {
+        /// What is missing.
+        what: String,
+        /// How long it was awaited.
+        millis: u128,
     },
 }
 
 fn hint(message: &Option<String>) -> String {
-    message.as_ref().map(|m| format!(" ({m})")).unwrap_or_default()
+    message
+        .as_ref()
+        .map(|m| format!(" ({m})"))
+        .unwrap_or_default()
 }
 
 impl Error {
@@ -102,7 +105,10 @@ impl Error {
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::NoInterface { .. })
-            || matches!(self.errno(), Some(Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::ADDRNOTAVAIL | Errno::NXIO))
+            || matches!(
+                self.errno(),
+                Some(Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::ADDRNOTAVAIL | Errno::NXIO)
+            )
     }
 
     /// Whether what should be made exists already.

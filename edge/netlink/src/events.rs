@@ -101,7 +101,7 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Events {
     epoll: OwnedFd,
-    sockets: [OwnedFd; 2],
+    sockets: Vec<OwnedFd>,
     buffer: Vec<u8>,
 }
 
@@ -111,16 +111,40 @@ impl Events {
     /// # Errors
     /// [`Error::System`].
     pub fn open() -> Result<Self, Error> {
-        let failed = |source| Error::System { operation: "subscribe to", subject: "kernel events".to_owned(), source };
+        Self::of(&[(ROUTE, &ROUTE_GROUPS), (NETFILTER, &[group::NFTABLES])])
+    }
+
+    /// Subscribes to everything but nf_tables.
+    pub(crate) fn open_route() -> Result<Self, Error> {
+        Self::of(&[(ROUTE, &ROUTE_GROUPS)])
+    }
+
+    fn of(subscriptions: &[(Option<Protocol>, &[u32])]) -> Result<Self, Error> {
         let build = || {
-            let sockets = [subscribe(ROUTE, &ROUTE_GROUPS)?, subscribe(NETFILTER, &[group::NFTABLES])?];
+            let sockets = subscriptions
+                .iter()
+                .map(|(protocol, groups)| subscribe(*protocol, groups));
+            let sockets: Vec<_> = sockets.collect::<rustix::io::Result<_>>()?;
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
             for socket in &sockets {
-                epoll::add(&epoll, socket, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+                epoll::add(
+                    &epoll,
+                    socket,
+                    epoll::EventData::new_u64(0),
+                    epoll::EventFlags::IN,
+                )?;
             }
-            Ok(Self { epoll, sockets, buffer: vec![0; READ] })
+            Ok(Self {
+                epoll,
+                sockets,
+                buffer: vec![0; READ],
+            })
         };
-        build().map_err(failed)
+        build().map_err(|source| Error::System {
+            operation: "subscribe to",
+            subject: "kernel events".to_owned(),
+            source,
+        })
     }
 
     /// All events that are queued, without blocking; empty when there are none.
@@ -131,15 +155,30 @@ impl Events {
         let mut events = Vec::new();
         for socket in &self.sockets {
             loop {
-                let outcome = receive(socket.as_fd(), &mut self.buffer, RecvFlags::DONTWAIT, |reply| {
-                    events.extend(decode(reply).map(|changed| Event { changed, port: reply.port }));
-                });
+                let outcome = receive(
+                    socket.as_fd(),
+                    &mut self.buffer,
+                    RecvFlags::DONTWAIT,
+                    |reply| {
+                        events.extend(decode(reply).map(|changed| Event {
+                            changed,
+                            port: reply.port,
+                        }));
+                    },
+                );
                 match outcome {
                     Ok(()) => {}
                     Err(Errno::AGAIN) => break,
-                    Err(Errno::NOBUFS) => events.push(Event { changed: Changed::Overrun, port: 0 }),
+                    Err(Errno::NOBUFS) => events.push(Event {
+                        changed: Changed::Overrun,
+                        port: 0,
+                    }),
                     Err(source) => {
-                        return Err(Error::System { operation: "read", subject: "kernel events".to_owned(), source });
+                        return Err(Error::System {
+                            operation: "read",
+                            subject: "kernel events".to_owned(),
+                            source,
+                        });
                     }
                 }
             }
@@ -152,7 +191,11 @@ impl Events {
     /// # Errors
     /// [`Error::System`].
     pub fn wait(&self, timeout: Duration) -> Result<bool, Error> {
-        let failed = |source| Error::System { operation: "wait for", subject: "kernel events".to_owned(), source };
+        let failed = |source| Error::System {
+            operation: "wait for",
+            subject: "kernel events".to_owned(),
+            source,
+        };
         let timeout = Timespec::try_from(timeout).map_err(|_| failed(Errno::INVAL))?;
         let mut fds = [PollFd::new(&self.epoll, PollFlags::IN)];
         let ready = retry_on_intr(|| poll(&mut fds, Some(&timeout))).map_err(failed)?;
@@ -177,24 +220,45 @@ fn decode(reply: &Reply<'_>) -> Option<Changed> {
                 return None;
             }
             let link = link::decode(reply)?;
-            Changed::Links { ifindex: link.index, name: link.name, gone: reply.kind == rtm::DELLINK }
+            Changed::Links {
+                ifindex: link.index,
+                name: link.name,
+                gone: reply.kind == rtm::DELLINK,
+            }
         }
-        rtm::NEWADDR | rtm::DELADDR => {
-            Changed::Addresses { ifindex: u32_at(reply.payload, 4)?, gone: reply.kind == rtm::DELADDR }
-        }
+        rtm::NEWADDR | rtm::DELADDR => Changed::Addresses {
+            ifindex: u32_at(reply.payload, 4)?,
+            gone: reply.kind == rtm::DELADDR,
+        },
         rtm::NEWROUTE | rtm::DELROUTE => {
             let (family, table, protocol) = route::summary(reply)?;
-            Changed::Routes { family, table, protocol, gone: reply.kind == rtm::DELROUTE }
+            Changed::Routes {
+                family,
+                table,
+                protocol,
+                gone: reply.kind == rtm::DELROUTE,
+            }
         }
         rtm::NEWRULE | rtm::DELRULE => {
             let (family, priority, protocol) = rule::summary(reply)?;
-            Changed::Rules { family, priority, protocol, gone: reply.kind == rtm::DELRULE }
+            Changed::Rules {
+                family,
+                priority,
+                protocol,
+                gone: reply.kind == rtm::DELRULE,
+            }
         }
-        rtm::DELNEIGH => Changed::Neighbours { ifindex: u32_at(reply.payload, 4)?, gone: true },
-        rtm::NEWNEIGH if u16_at(reply.payload, 8)? & nda::PERMANENT != 0 => {
-            Changed::Neighbours { ifindex: u32_at(reply.payload, 4)?, gone: false }
-        }
-        _ => Changed::Nft { gone: nft::summary(reply)? },
+        rtm::DELNEIGH => Changed::Neighbours {
+            ifindex: u32_at(reply.payload, 4)?,
+            gone: true,
+        },
+        rtm::NEWNEIGH if u16_at(reply.payload, 8)? & nda::PERMANENT != 0 => Changed::Neighbours {
+            ifindex: u32_at(reply.payload, 4)?,
+            gone: false,
+        },
+        _ => Changed::Nft {
+            gone: nft::summary(reply)?,
+        },
     })
 }
 

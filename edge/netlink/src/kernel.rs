@@ -46,7 +46,11 @@ impl Kernel {
     /// # Errors
     /// [`Error::System`].
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { route: Socket::route()?, netfilter: Socket::netfilter()?, netns: Netns::own()? })
+        Ok(Self {
+            route: Socket::route()?,
+            netfilter: Socket::netfilter()?,
+            netns: Netns::own()?,
+        })
     }
 
     /// Port ids of the sockets: changes that carry one of them in an [`crate::events::Event`] were made here.
@@ -60,7 +64,11 @@ impl Kernel {
     ///
     /// # Errors
     /// Any of the dumps' errors.
-    pub fn observe_node(&mut self, sysctls: &BTreeSet<String>, nics: &BTreeSet<u32>) -> Result<Observation, Error> {
+    pub fn observe_node(
+        &mut self,
+        sysctls: &BTreeSet<String>,
+        nics: &BTreeSet<u32>,
+    ) -> Result<Observation, Error> {
         let links = link::list(&mut self.route)?;
         let rules = rule::list(&mut self.route)?;
         let routes = route::list(&mut self.route)?;
@@ -70,7 +78,10 @@ impl Kernel {
         for path in sysctls {
             match sysctl::read(path) {
                 Ok(value) => {
-                    found.insert(Sysctl { path: path.clone(), value });
+                    found.insert(Sysctl {
+                        path: path.clone(),
+                        value,
+                    });
                 }
                 Err(error) if error.is_missing() => {}
                 Err(error) => return Err(error),
@@ -78,15 +89,28 @@ impl Kernel {
         }
         let state = |link: &Link| {
             let group = is_host_end(link).then_some(link.group);
-            (nics.contains(&link.index) || group.is_some())
-                .then(|| (link.index, LinkState { name: link.name.clone(), up: link.up, mtu: link.mtu, group }))
+            (nics.contains(&link.index) || group.is_some()).then(|| {
+                (
+                    link.index,
+                    LinkState {
+                        name: link.name.clone(),
+                        up: link.up,
+                        mtu: link.mtu,
+                        group,
+                    },
+                )
+            })
         };
         Ok(Observation {
             state: NodeState {
                 rules: rules.ours,
                 routes: routes.ours,
                 neighbours: neigh::list_ours(&mut self.route)?,
-                addresses: addresses.into_iter().filter(|found| found.ours).map(|found| found.address).collect(),
+                addresses: addresses
+                    .into_iter()
+                    .filter(|found| found.ours)
+                    .map(|found| found.address)
+                    .collect(),
                 links: links.iter().filter_map(state).collect(),
                 nat: nat.clone().unwrap_or_default(),
                 sysctls: found,
@@ -112,7 +136,9 @@ impl Kernel {
             Op::DelNeighbour(neighbour) => self.remove(neigh::del(neighbour)),
             Op::AddRoute(route) => self.route.request(route::add(route)),
             Op::DelRoute(route) => self.remove(route::del(route)),
-            Op::AddRule(rule) => self.route.request(rule::add(rule).tolerate(rustix::io::Errno::EXIST)),
+            Op::AddRule(rule) => self
+                .route
+                .request(rule::add(rule).tolerate(rustix::io::Errno::EXIST)),
             Op::DelRule(rule) => self.remove(rule::del(rule)),
             Op::ReplaceNat(state) => nft::install(&mut self.netfilter, state),
             Op::UpdateNat(change) => nft::update(&mut self.netfilter, &change.0, &change.1),
@@ -127,7 +153,9 @@ impl Kernel {
     }
 
     fn set_link(&mut self, index: u32, state: &LinkState) -> Result<(), Error> {
-        let missing = || Error::NoInterface { name: format!("{} (index {index})", state.name) };
+        let missing = || Error::NoInterface {
+            name: format!("{} (index {index})", state.name),
+        };
         let found = link::by_index(&mut self.route, index)?.ok_or_else(missing)?;
         let change = Change {
             name: (found.name != state.name).then_some(state.name.as_str()),
@@ -135,12 +163,15 @@ impl Kernel {
             group: state.group.filter(|group| *group != found.group),
             up: (found.up != state.up).then_some(state.up),
         };
-        change.request(index).map_or(Ok(()), |request| self.route.request(request))
+        change
+            .request(index)
+            .map_or(Ok(()), |request| self.route.request(request))
     }
 }
 
 /// Whether a link is the host end of a pod link, of a living pod or a doomed one.
 pub(crate) fn is_host_end(link: &Link) -> bool {
     link.kind.as_deref() == Some("veth")
-        && (link.name.starts_with(HostIfName::PREFIX) || [POD_LINK_GROUP, DOOMED_LINK_GROUP].contains(&link.group))
+        && (link.name.starts_with(HostIfName::PREFIX)
+            || [POD_LINK_GROUP, DOOMED_LINK_GROUP].contains(&link.group))
 }

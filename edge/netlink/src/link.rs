@@ -65,7 +65,16 @@ pub fn by_name(socket: &mut Socket, name: &str) -> Result<Option<Link>, Error> {
 /// # Errors
 /// [`Error::Refused`], [`Error::System`].
 pub fn by_index(socket: &mut Socket, index: u32) -> Result<Option<Link>, Error> {
-    get(socket, Request::new("get link", index.to_string(), rtm::GETLINK, 0, &header(index, 0, 0)))
+    get(
+        socket,
+        Request::new(
+            "get link",
+            index.to_string(),
+            rtm::GETLINK,
+            0,
+            &header(index, 0, 0),
+        ),
+    )
 }
 
 /// All links with this MAC. A bridge, a bond or a VLAN on top of a NIC has the NIC's MAC too: look at `kind`.
@@ -81,7 +90,9 @@ pub fn by_mac(socket: &mut Socket, mac: Mac) -> Result<Vec<Link>, Error> {
 fn get(socket: &mut Socket, mut request: Request) -> Result<Option<Link>, Error> {
     request.body.put_u32(ifla::EXT_MASK, ifla::SKIP_STATS);
     let mut found = None;
-    socket.ask(request.tolerate(Errno::NODEV), |reply| found = decode(reply).or(found.take()))?;
+    socket.ask(request.tolerate(Errno::NODEV), |reply| {
+        found = decode(reply).or(found.take())
+    })?;
     Ok(found)
 }
 
@@ -107,22 +118,37 @@ pub struct Veth<'a> {
 ///
 /// # Errors
 /// [`Error::Refused`] (`EEXIST` where either name is taken); [`Error::System`].
-pub fn create_veth(socket: &mut Socket, veth: &Veth<'_>, peer_netns: BorrowedFd<'_>) -> Result<(u32, u32), Error> {
+pub fn create_veth(
+    socket: &mut Socket,
+    veth: &Veth<'_>,
+    peer_netns: BorrowedFd<'_>,
+) -> Result<(u32, u32), Error> {
     let subject = format!("{} with peer {}", veth.name, veth.peer_name);
     let flags = nlm::CREATE | nlm::EXCL | nlm::ECHO;
-    let mut request = Request::new("create veth", subject, rtm::NEWLINK, flags, &header(0, 0, 0));
-    request.body.put_str(ifla::IFNAME, veth.name).put_mac(ifla::ADDRESS, veth.mac).put_u32(ifla::MTU, veth.mtu);
+    let mut request = Request::new(
+        "create veth",
+        subject,
+        rtm::NEWLINK,
+        flags,
+        &header(0, 0, 0),
+    );
+    request
+        .body
+        .put_str(ifla::IFNAME, veth.name)
+        .put_mac(ifla::ADDRESS, veth.mac)
+        .put_u32(ifla::MTU, veth.mtu);
     request.body.nest(ifla::LINKINFO, |info| {
-        info.put_str(ifla::INFO_KIND, "veth").nest(ifla::INFO_DATA, |data| {
-            data.nest(ifla::VETH_INFO_PEER, |peer| {
-                peer.put_raw(&header(0, 0, 0))
-                    .put_str(ifla::IFNAME, veth.peer_name)
-                    .put_mac(ifla::ADDRESS, veth.peer_mac)
-                    .put_u32(ifla::MTU, veth.mtu)
-                    .put_u32(ifla::GROUP, veth.peer_group)
-                    .put(ifla::NET_NS_FD, &peer_netns.as_raw_fd().to_ne_bytes());
+        info.put_str(ifla::INFO_KIND, "veth")
+            .nest(ifla::INFO_DATA, |data| {
+                data.nest(ifla::VETH_INFO_PEER, |peer| {
+                    peer.put_raw(&header(0, 0, 0))
+                        .put_str(ifla::IFNAME, veth.peer_name)
+                        .put_mac(ifla::ADDRESS, veth.peer_mac)
+                        .put_u32(ifla::MTU, veth.mtu)
+                        .put_u32(ifla::GROUP, veth.peer_group)
+                        .put(ifla::NET_NS_FD, &peer_netns.as_raw_fd().to_ne_bytes());
+                });
             });
-        });
     });
     let missing = request.malformed("the kernel did not echo the new link");
     let mut made = None;
@@ -131,17 +157,28 @@ pub fn create_veth(socket: &mut Socket, veth: &Veth<'_>, peer_netns: BorrowedFd<
             made = decode(reply).or(made.take());
         }
     })?;
-    made.and_then(|link| Some((link.index, link.peer?))).ok_or(missing)
+    made.and_then(|link| Some((link.index, link.peer?)))
+        .ok_or(missing)
 }
 
 fn set(operation: &'static str, index: u32, flags: u32, mask: u32) -> Request {
-    Request::new(operation, index.to_string(), rtm::SETLINK, 0, &header(index, flags, mask))
+    Request::new(
+        operation,
+        index.to_string(),
+        rtm::SETLINK,
+        0,
+        &header(index, flags, mask),
+    )
 }
 
 /// Sets a link up or down.
 #[must_use]
 pub fn set_up(index: u32, up: bool) -> Request {
-    let (operation, flags) = if up { ("set up link", ifla::UP) } else { ("set down link", 0) };
+    let (operation, flags) = if up {
+        ("set up link", ifla::UP)
+    } else {
+        ("set down link", 0)
+    };
     set(operation, index, flags, ifla::UP)
 }
 
@@ -211,20 +248,34 @@ pub fn set_addrgenmode_none(index: u32) -> Request {
 #[must_use]
 pub fn move_to(index: u32, netns: BorrowedFd<'_>) -> Request {
     let mut request = set("move link", index, 0, 0);
-    request.body.put(ifla::NET_NS_FD, &netns.as_raw_fd().to_ne_bytes());
+    request
+        .body
+        .put(ifla::NET_NS_FD, &netns.as_raw_fd().to_ne_bytes());
     request
 }
 
 /// Deletes a link.
 #[must_use]
 pub fn delete(index: u32) -> Request {
-    Request::new("delete link", index.to_string(), rtm::DELLINK, 0, &header(index, 0, 0))
+    Request::new(
+        "delete link",
+        index.to_string(),
+        rtm::DELLINK,
+        0,
+        &header(index, 0, 0),
+    )
 }
 
 /// Deletes all links of a group at the cost of one.
 #[must_use]
 pub fn delete_group(group: u32) -> Request {
-    let mut request = Request::new("delete links of group", group.to_string(), rtm::DELLINK, 0, &header(0, 0, 0));
+    let mut request = Request::new(
+        "delete links of group",
+        group.to_string(),
+        rtm::DELLINK,
+        0,
+        &header(0, 0, 0),
+    );
     request.body.put_u32(ifla::GROUP, group);
     request
 }
@@ -291,7 +342,9 @@ pub(crate) struct Change<'a> {
 impl Change<'_> {
     /// The message; `None` when there is nothing to change.
     pub fn request(&self, index: u32) -> Option<Request> {
-        let (flags, mask) = self.up.map_or((0, 0), |up| (if up { ifla::UP } else { 0 }, ifla::UP));
+        let (flags, mask) = self
+            .up
+            .map_or((0, 0), |up| (if up { ifla::UP } else { 0 }, ifla::UP));
         let mut request = set("change link", index, flags, mask);
         let empty = request.body.len();
         let body: &mut Body = &mut request.body;

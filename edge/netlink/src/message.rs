@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use rustix::io::Errno;
 use tombolo_core::types::{Family, Mac};
 
-use crate::abi::{AF_INET, AF_INET6, nlm};
 use crate::Error;
+use crate::abi::{AF_INET, AF_INET6, nlm};
 
 /// Marks an attribute that holds attributes.
 const NESTED: u16 = 0x8000;
@@ -23,8 +23,19 @@ pub struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(operation: &'static str, subject: impl Into<String>, kind: u16, flags: u16, header: &[u8]) -> Self {
-        Self { operation, subject: subject.into(), tolerated: None, body: Body::new(kind, flags, header) }
+    pub(crate) fn new(
+        operation: &'static str,
+        subject: impl Into<String>,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+    ) -> Self {
+        Self {
+            operation,
+            subject: subject.into(),
+            tolerated: None,
+            body: Body::new(kind, flags, header),
+        }
     }
 
     /// Counts this error as success (for example: already there).
@@ -35,11 +46,20 @@ impl Request {
     }
 
     pub(crate) fn refused(self, errno: Errno, message: Option<String>) -> Error {
-        Error::Refused { operation: self.operation, subject: self.subject, source: errno, message }
+        Error::Refused {
+            operation: self.operation,
+            subject: self.subject,
+            source: errno,
+            message,
+        }
     }
 
     pub(crate) fn malformed(&self, problem: &'static str) -> Error {
-        Error::Malformed { operation: self.operation, subject: self.subject.clone(), problem }
+        Error::Malformed {
+            operation: self.operation,
+            subject: self.subject.clone(),
+            problem,
+        }
     }
 }
 
@@ -61,7 +81,10 @@ impl Body {
     /// Appends an attribute.
     pub fn put(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-        debug_assert!(usize::from(length) == value.len() + 4, "an attribute has at most 65531 bytes");
+        debug_assert!(
+            usize::from(length) == value.len() + 4,
+            "an attribute has at most 65531 bytes"
+        );
         self.0.extend_from_slice(&length.to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());
         self.0.extend_from_slice(value);
@@ -112,7 +135,10 @@ impl Body {
         self.put(kind | NESTED, &[]);
         fill(self);
         let length = u16::try_from(self.0.len() - start).unwrap_or(u16::MAX);
-        debug_assert!(usize::from(length) == self.0.len() - start, "a nest has at most 65535 bytes");
+        debug_assert!(
+            usize::from(length) == self.0.len() - start,
+            "a nest has at most 65535 bytes"
+        );
         self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
         self
     }
@@ -133,7 +159,8 @@ impl Body {
         out.extend_from_slice(&self.0);
         let message = &mut out[start..];
         let own_flags = u16::from_ne_bytes([message[6], message[7]]);
-        message[..4].copy_from_slice(&(u32::try_from(self.0.len()).unwrap_or(u32::MAX)).to_ne_bytes());
+        message[..4]
+            .copy_from_slice(&(u32::try_from(self.0.len()).unwrap_or(u32::MAX)).to_ne_bytes());
         message[6..8].copy_from_slice(&(own_flags | flags).to_ne_bytes());
         message[8..12].copy_from_slice(&seq.to_ne_bytes());
     }
@@ -217,7 +244,8 @@ impl<'a> Iterator for Attributes<'a> {
 impl<'a> Attributes<'a> {
     /// The value of the first attribute of this number.
     pub fn value(mut self, kind: u16) -> Option<&'a [u8]> {
-        self.find(|(found, _)| *found == kind).map(|(_, value)| value)
+        self.find(|(found, _)| *found == kind)
+            .map(|(_, value)| value)
     }
 
     /// The attributes inside the first attribute of this number.
@@ -254,7 +282,10 @@ pub(crate) fn be32_of(value: &[u8]) -> Option<u32> {
 
 /// Text up to its zero byte.
 pub(crate) fn text(value: &[u8]) -> Option<String> {
-    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+    let end = value
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(value.len());
     std::str::from_utf8(&value[..end]).ok().map(str::to_owned)
 }
 

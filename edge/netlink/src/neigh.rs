@@ -14,8 +14,17 @@ use crate::{Error, Request, Socket};
 /// Adds a permanent entry, or replaces what is there for the same address and link.
 #[must_use]
 pub fn add(neighbour: &Neighbour) -> Request {
-    let mut request = encode("add neighbour", neighbour, rtm::NEWNEIGH, nlm::CREATE | nlm::REPLACE, nda::PERMANENT);
-    request.body.put_mac(nda::LLADDR, neighbour.mac).put_u8(nda::PROTOCOL, PROTOCOL);
+    let mut request = encode(
+        "add neighbour",
+        neighbour,
+        rtm::NEWNEIGH,
+        nlm::CREATE | nlm::REPLACE,
+        nda::PERMANENT,
+    );
+    request
+        .body
+        .put_mac(nda::LLADDR, neighbour.mac)
+        .put_u8(nda::PROTOCOL, PROTOCOL);
     request
 }
 
@@ -25,12 +34,24 @@ pub fn del(neighbour: &Neighbour) -> Request {
     encode("delete neighbour", neighbour, rtm::DELNEIGH, 0, 0)
 }
 
-fn encode(operation: &'static str, neighbour: &Neighbour, kind: u16, flags: u16, state: u16) -> Request {
+fn encode(
+    operation: &'static str,
+    neighbour: &Neighbour,
+    kind: u16,
+    flags: u16,
+    state: u16,
+) -> Request {
     let Neighbour { ifindex, ip, .. } = neighbour;
     let mut header = header(Family::of(*ip));
     header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
     header[8..10].copy_from_slice(&state.to_ne_bytes());
-    let mut request = Request::new(operation, format!("{ip} on link {ifindex}"), kind, flags, &header);
+    let mut request = Request::new(
+        operation,
+        format!("{ip} on link {ifindex}"),
+        kind,
+        flags,
+        &header,
+    );
     request.body.put_ip(nda::DST, *ip);
     request
 }
@@ -42,7 +63,13 @@ fn encode(operation: &'static str, neighbour: &Neighbour, kind: u16, flags: u16,
 pub fn list_ours(socket: &mut Socket) -> Result<BTreeSet<Neighbour>, Error> {
     let mut all = BTreeSet::new();
     for family in Family::ALL {
-        let request = Request::new("list", format!("{family} neighbours"), rtm::GETNEIGH, 0, &header(family));
+        let request = Request::new(
+            "list",
+            format!("{family} neighbours"),
+            rtm::GETNEIGH,
+            0,
+            &header(family),
+        );
         all.extend(absent_family_is_empty(socket.dump(&request, decode))?);
     }
     Ok(all)
@@ -57,7 +84,9 @@ fn header(family: Family) -> [u8; nda::HEADER] {
 
 fn decode(reply: &Reply<'_>) -> Option<Neighbour> {
     let attributes = reply.attributes(nda::HEADER);
-    if u16_at(reply.payload, 8)? & nda::PERMANENT == 0 || attributes.value(nda::PROTOCOL) != Some(&[PROTOCOL]) {
+    if u16_at(reply.payload, 8)? & nda::PERMANENT == 0
+        || attributes.value(nda::PROTOCOL) != Some(&[PROTOCOL])
+    {
         return None;
     }
     Some(Neighbour {

@@ -74,17 +74,35 @@ impl Netns {
     pub fn of_process_fd(pid: u32, fd: u32, expected: NetnsId) -> Result<Self, Error> {
         let path = format!("/proc/{pid}/fd/{fd}");
         let netns = Self::open(Path::new(&path))?;
-        if netns.id == expected { Ok(netns) } else { Err(Error::OtherNetns { subject: path, expected, found: netns.id }) }
+        if netns.id == expected {
+            Ok(netns)
+        } else {
+            Err(Error::OtherNetns {
+                subject: path,
+                expected,
+                found: netns.id,
+            })
+        }
     }
 
     fn verified(fd: OwnedFd, subject: impl Fn() -> String) -> Result<Self, Error> {
-        let failed = |source| Error::System { operation: "inspect namespace", subject: subject(), source };
+        let failed = |source| Error::System {
+            operation: "inspect namespace",
+            subject: subject(),
+            source,
+        };
         let kind = namespace_type(fd.as_fd());
         if kind != Some(libc::CLONE_NEWNET) {
             return Err(Error::NotNetns { subject: subject() });
         }
         let stat = rustix::fs::fstat(&fd).map_err(failed)?;
-        Ok(Self { fd, id: NetnsId { dev: stat.st_dev, ino: stat.st_ino } })
+        Ok(Self {
+            fd,
+            id: NetnsId {
+                dev: stat.st_dev,
+                ino: stat.st_ino,
+            },
+        })
     }
 
     /// Device and inode.

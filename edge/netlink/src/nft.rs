@@ -107,9 +107,11 @@ pub fn del_sources(socket: &mut Socket, sources: &[Source]) -> Result<(), Error>
     let requests: Vec<_> = sources.iter().flat_map(del).collect();
     match transaction(socket, &requests) {
         // One is missing, so that none was removed: one by one.
-        Err(error) if error.errno() == Some(Errno::NOENT) => requests
-            .iter()
-            .try_for_each(|request| tolerate_missing(transaction(socket, std::slice::from_ref(request)))),
+        Err(error) if error.errno() == Some(Errno::NOENT) => {
+            requests.iter().try_for_each(|request| {
+                tolerate_missing(transaction(socket, std::slice::from_ref(request)))
+            })
+        }
         outcome => outcome,
     }
 }
@@ -136,6 +138,9 @@ pub(crate) fn summary(reply: &Reply<'_>) -> Option<bool> {
         _ => return None,
     };
     // In all of them attribute 1 is the table's name.
-    let table = reply.attributes(abi::HEADER).value(abi::table::NAME).and_then(text)?;
+    let table = reply
+        .attributes(abi::HEADER)
+        .value(abi::table::NAME)
+        .and_then(text)?;
     (table == NFT_TABLE).then_some(gone)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use rustix::io::Errno;
 use tombolo_core::datapath::conventions::PROTOCOL;
 use tombolo_core::datapath::{Route, RouteKind};
 use tombolo_core::types::Family;
@@ -44,7 +45,12 @@ pub struct Routes {
 /// Adds a route, or replaces the one with the same table, destination and metric.
 #[must_use]
 pub fn add(route: &Route) -> Request {
-    encode("add route", route, rtm::NEWROUTE, nlm::CREATE | nlm::REPLACE)
+    encode(
+        "add route",
+        route,
+        rtm::NEWROUTE,
+        nlm::CREATE | nlm::REPLACE,
+    )
 }
 
 /// Removes exactly this route, only if it carries our protocol number.
@@ -84,11 +90,14 @@ fn encode(operation: &'static str, route: &Route, kind: u16, flags: u16) -> Requ
             body.put_u32(rta::OIF, ifindex);
         }
         RouteKind::Via { gateway, ifindex } if Family::of(gateway) == family => {
-            body.put_ip(rta::GATEWAY, gateway).put_u32(rta::OIF, ifindex);
+            body.put_ip(rta::GATEWAY, gateway)
+                .put_u32(rta::OIF, ifindex);
         }
         RouteKind::Via { gateway, ifindex } => {
             // A router of the other family: `struct rtvia`.
-            let mut via = u16::from(family_number(Family::of(gateway))).to_ne_bytes().to_vec();
+            let mut via = u16::from(family_number(Family::of(gateway)))
+                .to_ne_bytes()
+                .to_vec();
             match gateway {
                 IpAddr::V4(ip) => via.extend_from_slice(&ip.octets()),
                 IpAddr::V6(ip) => via.extend_from_slice(&ip.octets()),
@@ -109,7 +118,13 @@ pub fn list(socket: &mut Socket) -> Result<Routes, Error> {
     for family in Family::ALL {
         let mut header = [0; rta::HEADER];
         header[0] = family_number(family);
-        let request = Request::new("list", format!("{family} routes"), rtm::GETROUTE, 0, &header);
+        let request = Request::new(
+            "list",
+            format!("{family} routes"),
+            rtm::GETROUTE,
+            0,
+            &header,
+        );
         for decoded in absent_family_is_empty(socket.dump(&request, decode))? {
             match decoded {
                 Ok(route) => {
@@ -122,9 +137,39 @@ pub fn list(socket: &mut Socket) -> Result<Routes, Error> {
     Ok(routes)
 }
 
+/// Whether the kernel would deliver a packet to this address locally.
+pub(crate) fn is_local(socket: &mut Socket, ip: IpAddr) -> Result<bool, Error> {
+    let family = Family::of(ip);
+    let mut header = [0; rta::HEADER];
+    header[0] = family_number(family);
+    header[1] = family.host_prefix();
+    let mut request = Request::new("look up route", ip.to_string(), rtm::GETROUTE, 0, &header);
+    request.body.put_ip(rta::DST, ip);
+    let mut local = false;
+    match socket.ask(request, |reply| {
+        local |= reply.payload.get(7) == Some(&rta::LOCAL)
+    }) {
+        Err(error) if error.errno() == Some(Errno::NETUNREACH) => Ok(false),
+        outcome => outcome.map(|()| local),
+    }
+}
+
 /// Ours, or another's.
 fn decode(reply: &Reply<'_>) -> Option<Result<Route, ForeignRoute>> {
-    let [family, dst_len, src_len, tos, low_table, protocol, _, kind, ..] = *reply.payload else { return None };
+    let [
+        family,
+        dst_len,
+        src_len,
+        tos,
+        low_table,
+        protocol,
+        _,
+        kind,
+        ..,
+    ] = *reply.payload
+    else {
+        return None;
+    };
     let family = family_of(family)?;
     let flags = u32_at(reply.payload, 8)?;
     let (mut table, mut metric, mut dst) = (u32::from(low_table), 0, unspecified(family));
@@ -138,7 +183,9 @@ fn decode(reply: &Reply<'_>) -> Option<Result<Route, ForeignRoute>> {
             rta::GATEWAY => gateway = ip_of(value),
             rta::VIA => gateway = value.get(2..).and_then(ip_of),
             rta::PRIORITY => metric = u32_of(value)?,
-            rta::SRC | rta::PREFSRC | rta::METRICS | rta::MULTIPATH | rta::ENCAP | rta::NH_ID => plain = false,
+            rta::SRC | rta::PREFSRC | rta::METRICS | rta::MULTIPATH | rta::ENCAP | rta::NH_ID => {
+                plain = false
+            }
             _ => {}
         }
     }
@@ -154,8 +201,21 @@ fn decode(reply: &Reply<'_>) -> Option<Result<Route, ForeignRoute>> {
         _ => None,
     };
     Some(match shape {
-        Some(kind) if protocol == PROTOCOL && plain => Ok(Route { table, dst, kind, metric }),
-        _ => Err(ForeignRoute { table, dst, protocol, kind, ifindex, gateway, metric }),
+        Some(kind) if protocol == PROTOCOL && plain => Ok(Route {
+            table,
+            dst,
+            kind,
+            metric,
+        }),
+        _ => Err(ForeignRoute {
+            table,
+            dst,
+            protocol,
+            kind,
+            ifindex,
+            gateway,
+            metric,
+        }),
     })
 }
 
@@ -165,8 +225,15 @@ pub(crate) fn summary(reply: &Reply<'_>) -> Option<(Family, u32, u8)> {
     if u32_at(reply.payload, 8)? & rta::F_CLONED != 0 {
         return None;
     }
-    let table = reply.attributes(rta::HEADER).value(rta::TABLE).and_then(u32_of);
-    Some((family, table.unwrap_or(u32::from(*reply.payload.get(4)?)), *reply.payload.get(5)?))
+    let table = reply
+        .attributes(rta::HEADER)
+        .value(rta::TABLE)
+        .and_then(u32_of);
+    Some((
+        family,
+        table.unwrap_or(u32::from(*reply.payload.get(4)?)),
+        *reply.payload.get(5)?,
+    ))
 }
 
 fn unspecified(family: Family) -> IpAddr {

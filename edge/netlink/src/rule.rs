@@ -66,7 +66,8 @@ fn encode(operation: &'static str, rule: &Rule, kind: u16, flags: u16) -> Reques
     let subject = format!("{} priority {}", rule.family, rule.priority);
     let mut request = Request::new(operation, subject, kind, flags, &header);
     let body = &mut request.body;
-    body.put_u32(fra::PRIORITY, rule.priority).put_u8(fra::PROTOCOL, PROTOCOL);
+    body.put_u32(fra::PRIORITY, rule.priority)
+        .put_u8(fra::PROTOCOL, PROTOCOL);
     if table != 0 {
         body.put_u32(fra::TABLE, table);
     }
@@ -114,7 +115,9 @@ pub fn list(socket: &mut Socket) -> Result<Rules, Error> {
 
 /// Ours, or another's.
 fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
-    let [family, dst_len, src_len, tos, low_table, _, _, action, ..] = *reply.payload else { return None };
+    let [family, dst_len, src_len, tos, low_table, _, _, action, ..] = *reply.payload else {
+        return None;
+    };
     let family = family_of(family)?;
     let flags = u32_at(reply.payload, 8)?;
     let (mut table, mut priority, mut protocol) = (u32::from(low_table), 0, 0);
@@ -131,7 +134,9 @@ fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
             fra::FWMARK => mark = u32_of(value),
             fra::FWMASK => mask = u32_of(value),
             // All ones: suppresses nothing.
-            fra::SUPPRESS_PREFIXLEN | fra::SUPPRESS_IFGROUP => plain &= u32_of(value) == Some(u32::MAX),
+            fra::SUPPRESS_PREFIXLEN | fra::SUPPRESS_IFGROUP => {
+                plain &= u32_of(value) == Some(u32::MAX)
+            }
             fra::L3MDEV => plain &= value == [0],
             fra::PAD => {}
             _ => plain = false,
@@ -152,8 +157,19 @@ fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
         _ => None,
     };
     Some(match (selector, shape) {
-        (Some(selector), Some(action)) if protocol == PROTOCOL && plain => Ok(Rule { family, priority, selector, action }),
-        _ => Err(ForeignRule { family, priority, protocol, table, action }),
+        (Some(selector), Some(action)) if protocol == PROTOCOL && plain => Ok(Rule {
+            family,
+            priority,
+            selector,
+            action,
+        }),
+        _ => Err(ForeignRule {
+            family,
+            priority,
+            protocol,
+            table,
+            action,
+        }),
     })
 }
 
@@ -161,7 +177,13 @@ fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
 pub(crate) fn summary(reply: &Reply<'_>) -> Option<(Family, u32, u8)> {
     let family = family_of(*reply.payload.first()?)?;
     let attributes = reply.attributes(fra::HEADER);
-    let priority = attributes.value(fra::PRIORITY).and_then(u32_of).unwrap_or(0);
-    let protocol = attributes.value(fra::PROTOCOL).and_then(|value| value.first().copied()).unwrap_or(0);
+    let priority = attributes
+        .value(fra::PRIORITY)
+        .and_then(u32_of)
+        .unwrap_or(0);
+    let protocol = attributes
+        .value(fra::PROTOCOL)
+        .and_then(|value| value.first().copied())
+        .unwrap_or(0);
     Some((family, priority, protocol))
 }

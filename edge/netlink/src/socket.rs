@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt,
+};
 
 use crate::abi::nlm;
 use crate::message::{Body, Reply};
@@ -63,14 +65,28 @@ impl Socket {
     }
 
     fn open(name: &str, protocol: Option<Protocol>) -> Result<Self, Error> {
-        let failed = |source| Error::System { operation: "open netlink socket", subject: name.to_owned(), source };
+        let failed = |source| Error::System {
+            operation: "open netlink socket",
+            subject: name.to_owned(),
+            source,
+        };
         let (fd, port) = open(protocol).map_err(failed)?;
-        for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
+        for option in [
+            libc::NETLINK_EXT_ACK,
+            libc::NETLINK_CAP_ACK,
+            libc::NETLINK_GET_STRICT_CHK,
+        ] {
             set_option(fd.as_fd(), option, 1).map_err(failed)?;
         }
         sockopt::set_socket_send_buffer_size_force(&fd, BUFFER).map_err(failed)?;
         sockopt::set_socket_recv_buffer_size_force(&fd, BUFFER).map_err(failed)?;
-        Ok(Self { fd, port, seq: 0, out: Vec::new(), buffer: Vec::new() })
+        Ok(Self {
+            fd,
+            port,
+            seq: 0,
+            out: Vec::new(),
+            buffer: Vec::new(),
+        })
     }
 
     /// The port id by which the kernel names this socket in notifications.
@@ -107,7 +123,8 @@ impl Socket {
             let mut chunk = Vec::new();
             let mut bytes = 0;
             while let Some(next) = requests.next_if(|r| {
-                chunk.is_empty() || chunk.len() < BATCH_REQUESTS && bytes + r.body.len() <= BATCH_BYTES
+                chunk.is_empty()
+                    || chunk.len() < BATCH_REQUESTS && bytes + r.body.len() <= BATCH_BYTES
             }) {
                 bytes += next.body.len();
                 chunk.push(next);
@@ -117,7 +134,11 @@ impl Socket {
         Ok(outcomes)
     }
 
-    fn chunk(&mut self, chunk: Vec<Request>, outcomes: &mut Vec<Result<(), Error>>) -> Result<(), Error> {
+    fn chunk(
+        &mut self,
+        chunk: Vec<Request>,
+        outcomes: &mut Vec<Result<(), Error>>,
+    ) -> Result<(), Error> {
         let first = self.seq.wrapping_add(1);
         let mut out = std::mem::take(&mut self.out);
         out.clear();
@@ -129,7 +150,11 @@ impl Socket {
         self.out = out;
         let what = |source| Error::System {
             operation: chunk[0].operation,
-            subject: format!("{} (and {} more in one message)", chunk[0].subject, chunk.len() - 1),
+            subject: format!(
+                "{} (and {} more in one message)",
+                chunk[0].subject,
+                chunk.len() - 1
+            ),
             source,
         };
         sent.map_err(what)?;
@@ -145,15 +170,26 @@ impl Socket {
             })
             .map_err(what)?;
         }
-        outcomes.extend(chunk.into_iter().zip(verdicts).map(|(request, verdict)| match verdict {
-            Some((Some(errno), message)) if request.tolerated != Some(errno) => Err(request.refused(errno, message)),
-            _ => Ok(()),
-        }));
+        outcomes.extend(
+            chunk
+                .into_iter()
+                .zip(verdicts)
+                .map(|(request, verdict)| match verdict {
+                    Some((Some(errno), message)) if request.tolerated != Some(errno) => {
+                        Err(request.refused(errno, message))
+                    }
+                    _ => Ok(()),
+                }),
+        );
         Ok(())
     }
 
     /// Sends one request and hands every message that comes back before its acknowledgement to `each`.
-    pub(crate) fn ask(&mut self, request: Request, mut each: impl FnMut(&Reply<'_>)) -> Result<(), Error> {
+    pub(crate) fn ask(
+        &mut self,
+        request: Request,
+        mut each: impl FnMut(&Reply<'_>),
+    ) -> Result<(), Error> {
         let seq = self.submit(&request, nlm::ACK)?;
         loop {
             let mut verdict = None;
@@ -199,7 +235,9 @@ impl Socket {
                 .map_err(|source| system(request, source))?;
             }
             match end {
-                Some((Some(errno), message)) => return Err(request.clone().refused(errno, message)),
+                Some((Some(errno), message)) => {
+                    return Err(request.clone().refused(errno, message));
+                }
                 _ if interrupted => {}
                 _ => return Ok(found),
             }
@@ -209,16 +247,29 @@ impl Socket {
 
     /// Sends messages that together form one nf_tables transaction; the kernel carries out all or none. The error names
     /// the first message that it refused.
-    pub(crate) fn transaction(&mut self, begin: &Body, requests: &[Request], end: &Body) -> Result<(), Error> {
-        let Some((last, _)) = requests.split_last() else { return Ok(()) };
+    pub(crate) fn transaction(
+        &mut self,
+        begin: &Body,
+        requests: &[Request],
+        end: &Body,
+    ) -> Result<(), Error> {
+        let Some((last, _)) = requests.split_last() else {
+            return Ok(());
+        };
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         let first = self.seq.wrapping_add(1);
         begin.finish(0, first, &mut out);
         for (index, request) in requests.iter().enumerate() {
-            let seq = first.wrapping_add(u32::try_from(index).unwrap_or(u32::MAX)).wrapping_add(1);
+            let seq = first
+                .wrapping_add(u32::try_from(index).unwrap_or(u32::MAX))
+                .wrapping_add(1);
             // Errors come back in any case; one acknowledgement tells the end.
-            let ack = if index + 1 == requests.len() { nlm::ACK } else { 0 };
+            let ack = if index + 1 == requests.len() {
+                nlm::ACK
+            } else {
+                0
+            };
             request.body.finish(ack, seq, &mut out);
             self.seq = seq;
         }
@@ -245,7 +296,9 @@ impl Socket {
             .map_err(|source| system(last, source))?;
         }
         match failure {
-            Some((index, errno, message)) => Err(requests[index - 1].clone().refused(errno, message)),
+            Some((index, errno, message)) => {
+                Err(requests[index - 1].clone().refused(errno, message))
+            }
             None => Ok(()),
         }
     }
@@ -275,7 +328,11 @@ impl Socket {
 }
 
 fn system(request: &Request, source: Errno) -> Error {
-    Error::System { operation: request.operation, subject: request.subject.clone(), source }
+    Error::System {
+        operation: request.operation,
+        subject: request.subject.clone(),
+        source,
+    }
 }
 
 impl AsFd for Socket {
@@ -286,7 +343,12 @@ impl AsFd for Socket {
 
 /// A bound socket in the calling thread's namespace, and the port id that the kernel gave it.
 pub(crate) fn open(protocol: Option<Protocol>) -> rustix::io::Result<(OwnedFd, u32)> {
-    let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+    let fd = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        protocol,
+    )?;
     rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0))?;
     // From now on only the kernel may send to it.
     rustix::net::connect(&fd, &SocketAddrNetlink::new(0, 0))?;
@@ -301,7 +363,8 @@ pub(crate) fn receive(
     flags: RecvFlags,
     mut each: impl FnMut(&Reply<'_>),
 ) -> rustix::io::Result<()> {
-    let (length, whole) = retry_on_intr(|| rustix::net::recv(fd, &mut *buffer, flags | RecvFlags::TRUNC))?;
+    let (length, whole) =
+        retry_on_intr(|| rustix::net::recv(fd, &mut *buffer, flags | RecvFlags::TRUNC))?;
     if whole > length {
         return Err(Errno::MSGSIZE);
     }
@@ -318,9 +381,19 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, option: c_int, value: u32) -> rusti
     #[expect(unsafe_code, reason = "rustix has no options of the netlink level")]
     // SAFETY: the descriptor is open, and the kernel reads `length` bytes from a u32 that lives through the call.
     let outcome = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, std::ptr::from_ref(&value).cast(), length)
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_NETLINK,
+            option,
+            std::ptr::from_ref(&value).cast(),
+            length,
+        )
     };
-    if outcome == 0 { Ok(()) } else { Err(last_errno()) }
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(last_errno())
+    }
 }
 
 /// The error of the system call that failed just now.

@@ -12,7 +12,11 @@ use crate::Error;
 /// # Errors
 /// [`Error::System`]; see [`Error::is_missing`] for a setting that this kernel or link does not have.
 pub fn read(path: &str) -> Result<String, Error> {
-    let failed = |source| Error::System { operation: "read sysctl", subject: format!("net/{path}"), source };
+    let failed = |source| Error::System {
+        operation: "read sysctl",
+        subject: format!("net/{path}"),
+        source,
+    };
     let file = open(path, OFlags::RDONLY).map_err(failed)?;
     let mut buffer = [0; 4096];
     let length = rustix::io::read(&file, &mut buffer).map_err(failed)?;
@@ -37,8 +41,15 @@ pub fn write(setting: &Sysctl) -> Result<(), Error> {
 
 fn open(path: &str, flags: OFlags) -> rustix::io::Result<rustix::fd::OwnedFd> {
     // A name from outside (of an interface) must not lead elsewhere.
-    if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+    if path
+        .split('/')
+        .any(|part| part.is_empty() || part == "." || part == "..")
+    {
         return Err(Errno::INVAL);
     }
-    rustix::fs::open(format!("/proc/sys/net/{path}"), flags | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(
+        format!("/proc/sys/net/{path}"),
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }

@@ -4,13 +4,12 @@
 //!   PodSide::open ─▶ create ─▶ (core: desired::endpoint with the host index) ─▶ configure         ADD
 //!   detach_pod (synchronous: name free, routes and sources gone) ─▶ reap_doomed (background)      DEL
 //! ```
-//! Every step may be repeated. A packet passes only when the last step of `configure` was done: before it, the pod's
-//! end is down.
+//! Every step may be repeated. Nothing passes before the last step of `configure`, which sets the host end up.
 
 mod check;
+mod ready;
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tombolo_core::datapath::conventions::{
@@ -21,14 +20,10 @@ use tombolo_core::types::{AttachmentKey, Family, Mac};
 
 pub use check::check_host;
 
-use crate::events::Events;
 use crate::kernel::is_host_end;
 use crate::link::{Link, Veth};
 use crate::nft::Source;
 use crate::{Error, Kernel, Netns, Request, Socket, addr, link, neigh, nft, route, sysctl};
-
-/// How long a pair of links that are both up may take to get a carrier.
-const CARRIER_BOUND: Duration = Duration::from_secs(2);
 
 /// A pod's namespace with a socket in it.
 #[derive(Debug)]
@@ -54,7 +49,10 @@ impl<'a> PodSide<'a> {
     /// # Errors
     /// [`Error::System`].
     pub fn open(netns: &'a Netns) -> Result<Self, Error> {
-        Ok(Self { netns, route: Socket::route_in(netns)? })
+        Ok(Self {
+            netns,
+            route: Socket::route_in(netns)?,
+        })
     }
 
     /// The link that an earlier [`PodSide::create`] made for this key, if it is there.
@@ -62,11 +60,14 @@ impl<'a> PodSide<'a> {
     /// # Errors
     /// [`Error::InterfaceExists`] where another interface has the name.
     pub fn find(&mut self, key: &AttachmentKey) -> Result<Option<PodLink>, Error> {
-        let Some(found) = link::by_name(&mut self.route, &key.ifname)? else { return Ok(None) };
+        let Some(found) = link::by_name(&mut self.route, &key.ifname)? else {
+            return Ok(None);
+        };
         match (found.mac, found.kind.as_deref(), found.peer) {
-            (mac, Some("veth"), Some(peer)) if mac == Some(key.macs().0) => {
-                Ok(Some(PodLink { pod_ifindex: found.index, host_ifindex: peer }))
-            }
+            (mac, Some("veth"), Some(peer)) if mac == Some(key.macs().0) => Ok(Some(PodLink {
+                pod_ifindex: found.index,
+                host_ifindex: peer,
+            })),
             _ => Err(Error::InterfaceExists { name: found.name }),
         }
     }
@@ -76,9 +77,16 @@ impl<'a> PodSide<'a> {
     ///
     /// # Errors
     /// [`Error::InterfaceExists`]; [`Error::HostNetns`]; the kernel's reason.
-    pub fn create(&mut self, kernel: &mut Kernel, key: &AttachmentKey, mtu: u32) -> Result<PodLink, Error> {
+    pub fn create(
+        &mut self,
+        kernel: &mut Kernel,
+        key: &AttachmentKey,
+        mtu: u32,
+    ) -> Result<PodLink, Error> {
         if self.netns.id() == kernel.netns.id() {
-            return Err(Error::HostNetns { subject: self.netns.id().to_string() });
+            return Err(Error::HostNetns {
+                subject: self.netns.id().to_string(),
+            });
         }
         let first = match self.make(kernel, key, mtu) {
             Err(error) if error.is_existing() => error,
@@ -104,36 +112,89 @@ impl<'a> PodSide<'a> {
     fn make(&mut self, kernel: &Kernel, key: &AttachmentKey, mtu: u32) -> Result<PodLink, Error> {
         let (mac, peer_mac) = key.macs();
         let peer_name = key.host_ifname();
-        let veth =
-            Veth { name: &key.ifname, mac, peer_name: &peer_name.0, peer_mac, peer_group: POD_LINK_GROUP, mtu };
-        let (pod_ifindex, host_ifindex) =
-            link::create_veth(&mut self.route, &veth, std::os::fd::AsFd::as_fd(&kernel.netns))?;
-        Ok(PodLink { pod_ifindex, host_ifindex })
+        let veth = Veth {
+            name: &key.ifname,
+            mac,
+            peer_name: &peer_name.0,
+            peer_mac,
+            peer_group: POD_LINK_GROUP,
+            mtu,
+        };
+        let (pod_ifindex, host_ifindex) = link::create_veth(
+            &mut self.route,
+            &veth,
+            std::os::fd::AsFd::as_fd(&kernel.netns),
+        )?;
+        Ok(PodLink {
+            pod_ifindex,
+            host_ifindex,
+        })
     }
 
-    /// Configures both sides and returns when packets can flow: settings of the host end, source elements, neighbours,
-    /// routes; then the pod's settings, link, addresses, routes, neighbours.
+    /// Configures both sides and returns when packets can flow: the pod's settings, link, addresses, routes, neighbours;
+    /// then the host end's settings, source elements, neighbours, routes, and last its link. Up to there nothing passes.
     ///
     /// # Errors
-    /// [`Error::NoCarrier`]; the kernel's reason. What was done stays: detach the pod, or configure it again.
-    pub fn configure(&mut self, kernel: &mut Kernel, link: PodLink, key: &AttachmentKey, state: &EndpointState) -> Result<(), Error> {
-        for setting in &state.sysctls {
-            write_unless_no_ipv6(setting)?;
-        }
-        let sources: Vec<Source> = state.sources.iter().map(|(ip, mark)| (link.host_ifindex, *ip, *mark)).collect();
-        nft::add_sources(&mut kernel.netfilter, &sources)?;
-        let mut requests = vec![link::set_addrgenmode_none(link.host_ifindex), link::set_up(link.host_ifindex, true)];
-        requests.extend(state.neighbours.iter().map(neigh::add));
-        requests.extend(state.routes.iter().map(route::add));
-        kernel.route.batch(requests)?;
-
+    /// [`Error::NotReady`]; the kernel's reason. What was done stays: detach the pod, or configure it again.
+    pub fn configure(
+        &mut self,
+        kernel: &mut Kernel,
+        link: PodLink,
+        key: &AttachmentKey,
+        state: &EndpointState,
+    ) -> Result<(), Error> {
         if state.pod_families.contains(&Family::V6) {
             self.netns.run(|| prepare_ipv6(&key.ifname))??;
         }
-        let mut requests = vec![link::set_addrgenmode_none(link.pod_ifindex), link::set_up(link.pod_ifindex, true)];
+        let mut requests = vec![
+            link::set_addrgenmode_none(link.pod_ifindex),
+            link::set_up(link.pod_ifindex, true),
+        ];
         requests.extend(pod_side(link.pod_ifindex, state));
         self.route.batch(requests)?;
-        await_carrier(&mut kernel.route, link.host_ifindex)
+
+        for setting in &state.sysctls {
+            write_unless_no_ipv6(setting)?;
+        }
+        let sources: Vec<Source> = state
+            .sources
+            .iter()
+            .map(|(ip, mark)| (link.host_ifindex, *ip, *mark))
+            .collect();
+        nft::add_sources(&mut kernel.netfilter, &sources)?;
+        kernel.route.batch(vec![
+            link::set_addrgenmode_none(link.host_ifindex),
+            link::set_up(link.host_ifindex, true),
+        ])?;
+        let mut requests: Vec<_> = state.neighbours.iter().map(neigh::add).collect();
+        requests.extend(state.routes.iter().map(route::add));
+        kernel.route.batch(requests)?;
+        self.await_ready(link.pod_ifindex, state)
+    }
+
+    /// Two things happen on the kernel's own time. The end that came up first can send only when the link watch has seen
+    /// the carrier; asking for the link makes it look (from 6.9 on). And an IPv6 address receives only when a work queue
+    /// has added its local route, duplicate detection or not.
+    fn await_ready(&mut self, ifindex: u32, state: &EndpointState) -> Result<(), Error> {
+        let netns = self.netns;
+        let socket = &mut self.route;
+        ready::wait(
+            netns,
+            &format!("carrier of interface {ifindex} in the pod"),
+            || Ok(link::by_index(socket, ifindex)?.is_some_and(|link| link.running)),
+        )?;
+        for net in state
+            .pod_addresses
+            .iter()
+            .filter(|net| net.addr().is_ipv6())
+        {
+            ready::wait(
+                netns,
+                &format!("local route to {} in the pod", net.addr()),
+                || route::is_local(socket, net.addr()),
+            )?;
+        }
+        Ok(())
     }
 
     /// Sets the interface down and renames it, so that its name is free. Absent, or another's: nothing to do.
@@ -143,7 +204,10 @@ impl<'a> PodSide<'a> {
     pub fn release_name(&mut self, ifname: &str, mac: Mac) -> Result<(), Error> {
         let found = link::by_name(&mut self.route, ifname)?.filter(|found| found.mac == Some(mac));
         let Some(found) = found else { return Ok(()) };
-        let requests = vec![link::set_up(found.index, false), link::rename(found.index, &doomed_name(found.index))];
+        let requests = vec![
+            link::set_up(found.index, false),
+            link::rename(found.index, &doomed_name(found.index)),
+        ];
         tolerate_missing(self.route.batch(requests))
     }
 }
@@ -183,7 +247,8 @@ pub fn detach_pod(
     ips: &[IpAddr],
 ) -> Result<(), Error> {
     let (pod_mac, host_mac) = key.macs();
-    let found = link::by_name(&mut kernel.route, &key.host_ifname().0)?.filter(|found| found.mac == Some(host_mac));
+    let found = link::by_name(&mut kernel.route, &key.host_ifname().0)?
+        .filter(|found| found.mac == Some(host_mac));
     let found = found.map(|link| link.index);
 
     let mut indices = vec![found, host_ifindex];
@@ -193,9 +258,15 @@ pub fn detach_pod(
     let silenced = nft::del_sources(&mut kernel.netfilter, &sources);
 
     let doomed = found.map_or(Ok(()), |index| {
-        tolerate_missing(kernel.route.request(link::set_down_in_group(index, DOOMED_LINK_GROUP)))
+        tolerate_missing(
+            kernel
+                .route
+                .request(link::set_down_in_group(index, DOOMED_LINK_GROUP)),
+        )
     });
-    let released = netns.map_or(Ok(()), |netns| PodSide::open(netns)?.release_name(&key.ifname, pod_mac));
+    let released = netns.map_or(Ok(()), |netns| {
+        PodSide::open(netns)?.release_name(&key.ifname, pod_mac)
+    });
     silenced.and(doomed).and(released)
 }
 
@@ -229,8 +300,11 @@ fn doomed_name(index: u32) -> String {
 
 /// What the pod's namespace gets once its end is up.
 fn pod_side(ifindex: u32, state: &EndpointState) -> Vec<Request> {
-    let mut requests: Vec<_> =
-        state.pod_addresses.iter().map(|ip| addr::add(&Address { ifindex, ip: *ip })).collect();
+    let mut requests: Vec<_> = state
+        .pod_addresses
+        .iter()
+        .map(|ip| addr::add(&Address { ifindex, ip: *ip }))
+        .collect();
     requests.extend(pod_routes(ifindex, state).iter().map(route::add));
     requests.extend(pod_neighbours(ifindex, state).iter().map(neigh::add));
     requests
@@ -241,8 +315,19 @@ fn pod_routes(ifindex: u32, state: &EndpointState) -> Vec<Route> {
     let mut routes = Vec::new();
     for family in &state.pod_families {
         let gateway = gateway(*family);
-        let metric = if *family == Family::V4 { 0 } else { ROUTE_METRIC };
-        let mut add = |dst, kind| routes.push(Route { table: MAIN_TABLE, dst, kind, metric });
+        let metric = if *family == Family::V4 {
+            0
+        } else {
+            ROUTE_METRIC
+        };
+        let mut add = |dst, kind| {
+            routes.push(Route {
+                table: MAIN_TABLE,
+                dst,
+                kind,
+                metric,
+            })
+        };
         if *family == Family::V4 {
             add(gateway.into(), RouteKind::Link { ifindex });
         }
@@ -253,7 +338,11 @@ fn pod_routes(ifindex: u32, state: &EndpointState) -> Vec<Route> {
 
 /// Neighbour entries in the pod: the gateways.
 fn pod_neighbours(ifindex: u32, state: &EndpointState) -> Vec<Neighbour> {
-    let entry = |family: &Family| Neighbour { ifindex, ip: gateway(*family), mac: state.macs.1 };
+    let entry = |family: &Family| Neighbour {
+        ifindex,
+        ip: gateway(*family),
+        mac: state.macs.1,
+    };
     state.pod_families.iter().map(entry).collect()
 }
 
@@ -274,7 +363,10 @@ fn any(family: Family) -> ipnet::IpNet {
 /// In the pod's namespace: IPv6 on, whatever the runtime's defaults; no router advertisements, so that the interface
 /// does not solicit them either.
 fn prepare_ipv6(ifname: &str) -> Result<(), Error> {
-    let setting = |name, value: &str| Sysctl { path: format!("ipv6/conf/{ifname}/{name}"), value: value.to_owned() };
+    let setting = |name, value: &str| Sysctl {
+        path: format!("ipv6/conf/{ifname}/{name}"),
+        value: value.to_owned(),
+    };
     let disabled = setting("disable_ipv6", "0");
     if sysctl::read(&disabled.path)? != disabled.value {
         sysctl::write(&disabled)?;
@@ -285,32 +377,14 @@ fn prepare_ipv6(ifname: &str) -> Result<(), Error> {
 /// A kernel without IPv6 has none of its settings, and needs none.
 fn write_unless_no_ipv6(setting: &Sysctl) -> Result<(), Error> {
     match sysctl::write(setting) {
-        Err(error) if error.is_missing() && setting.path.starts_with("ipv6/") => match sysctl::read("ipv6/ip6frag_time") {
-            Err(probe) if probe.is_missing() => Ok(()),
-            _ => Err(error),
-        },
+        Err(error) if error.is_missing() && setting.path.starts_with("ipv6/") => {
+            match sysctl::read("ipv6/ip6frag_time") {
+                Err(probe) if probe.is_missing() => Ok(()),
+                _ => Err(error),
+            }
+        }
         outcome => outcome,
     }
-}
-
-/// The end that came up first can send only when the kernel's link watch has seen the carrier. Asking for the link makes
-/// it look (from 6.9 on); before, its notification is awaited.
-fn await_carrier(socket: &mut Socket, ifindex: u32) -> Result<(), Error> {
-    let running = |socket: &mut Socket| Ok(link::by_index(socket, ifindex)?.is_some_and(|link| link.running));
-    if running(socket)? {
-        return Ok(());
-    }
-    let started = Instant::now();
-    let mut events = Events::open()?;
-    while !running(socket)? {
-        let left = CARRIER_BOUND.saturating_sub(started.elapsed());
-        let millis = u64::try_from(CARRIER_BOUND.as_millis()).unwrap_or(u64::MAX);
-        if !events.wait(left)? {
-            return Err(Error::NoCarrier { name: ifindex.to_string(), millis });
-        }
-        events.read()?;
-    }
-    Ok(())
 }
 
 fn tolerate_missing(outcome: Result<(), Error>) -> Result<(), Error> {

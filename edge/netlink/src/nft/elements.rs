@@ -31,7 +31,11 @@ pub type Elements = BTreeMap<&'static str, BTreeSet<Element>>;
 
 impl Element {
     fn new(key: Vec<u8>, data: Option<[u8; 4]>) -> Self {
-        Self { key, is_start: true, data }
+        Self {
+            key,
+            is_start: true,
+            data,
+        }
     }
 }
 
@@ -53,7 +57,9 @@ pub fn source(ifindex: u32, ip: IpAddr, mark: u32) -> (&'static str, Element) {
 
 /// All elements that a state stands for.
 pub fn encode(state: &NatState) -> Elements {
-    let mut all: Elements = [PODS4, PODS6, NICS, EGRESS4, SNAT4, OWN4, VPC4].map(|set| (set, BTreeSet::new())).into();
+    let mut all: Elements = [PODS4, PODS6, NICS, EGRESS4, SNAT4, OWN4, VPC4]
+        .map(|set| (set, BTreeSet::new()))
+        .into();
     let mut put = |set, element| {
         all.entry(set).or_default().insert(element);
     };
@@ -66,20 +72,42 @@ pub fn encode(state: &NatState) -> Elements {
         put(set, element);
     }
     for (ifindex, mark) in &state.nics {
-        put(NICS, Element::new(ifindex.to_ne_bytes().into(), Some(mark.to_ne_bytes())));
+        put(
+            NICS,
+            Element::new(ifindex.to_ne_bytes().into(), Some(mark.to_ne_bytes())),
+        );
     }
     if let Some((ifindex, ip)) = state.snat4 {
-        put(SNAT4, Element::new(ifindex.to_ne_bytes().into(), Some(ip.octets())));
-        put(OWN4, Element::new([ifindex.to_ne_bytes(), ip.octets()].concat(), None));
+        put(
+            SNAT4,
+            Element::new(ifindex.to_ne_bytes().into(), Some(ip.octets())),
+        );
+        put(
+            OWN4,
+            Element::new([ifindex.to_ne_bytes(), ip.octets()].concat(), None),
+        );
         if let Some(mark) = state.nics.get(&ifindex) {
-            put(EGRESS4, Element::new(POD_LINK_GROUP.to_ne_bytes().into(), Some(mark.to_ne_bytes())));
+            put(
+                EGRESS4,
+                Element::new(
+                    POD_LINK_GROUP.to_ne_bytes().into(),
+                    Some(mark.to_ne_bytes()),
+                ),
+            );
         }
     }
     for net in &state.vpc4 {
         put(VPC4, Element::new(net.network().octets().into(), None));
         // An interval ends before this; the last one of all has no end.
         if let Some(end) = u32::from(net.broadcast()).checked_add(1) {
-            put(VPC4, Element { key: end.to_be_bytes().into(), is_start: false, data: None });
+            put(
+                VPC4,
+                Element {
+                    key: end.to_be_bytes().into(),
+                    is_start: false,
+                    data: None,
+                },
+            );
         }
     }
     all
@@ -93,15 +121,21 @@ pub fn decode(all: &Elements) -> Option<NatState> {
     for element in of(PODS4) {
         let (ifindex, ip) = element.key.split_at_checked(4)?;
         let ip = Ipv4Addr::from(<[u8; 4]>::try_from(ip).ok()?);
-        state.pods4.insert((number(ifindex)?, ip), number(&element.data?)?);
+        state
+            .pods4
+            .insert((number(ifindex)?, ip), number(&element.data?)?);
     }
     for element in of(PODS6) {
         let (ifindex, ip) = element.key.split_at_checked(4)?;
         let ip = Ipv6Addr::from(<[u8; 16]>::try_from(ip).ok()?);
-        state.pods6.insert((number(ifindex)?, ip), number(&element.data?)?);
+        state
+            .pods6
+            .insert((number(ifindex)?, ip), number(&element.data?)?);
     }
     for element in of(NICS) {
-        state.nics.insert(number(&element.key)?, number(&element.data?)?);
+        state
+            .nics
+            .insert(number(&element.key)?, number(&element.data?)?);
     }
     for element in of(SNAT4) {
         state.snat4 = Some((number(&element.key)?, element.data?.into()));
@@ -109,7 +143,9 @@ pub fn decode(all: &Elements) -> Option<NatState> {
     let mut intervals = of(VPC4).peekable();
     while let Some(start) = intervals.next() {
         let end = intervals.next_if(|next| !next.is_start);
-        state.vpc4.insert(net(&start.key, end.map(|end| end.key.as_slice()))?);
+        state
+            .vpc4
+            .insert(net(&start.key, end.map(|end| end.key.as_slice()))?);
     }
     (encode(&state) == *all).then_some(state)
 }
@@ -124,12 +160,19 @@ fn net(start: &[u8], end: Option<&[u8]>) -> Option<Ipv4Net> {
     };
     let prefix = (first ^ last).leading_zeros();
     let net = Ipv4Net::new(first.into(), u8::try_from(prefix).ok()?).ok()?;
-    (net.network() == Ipv4Addr::from(first) && net.broadcast() == Ipv4Addr::from(last)).then_some(net)
+    (net.network() == Ipv4Addr::from(first) && net.broadcast() == Ipv4Addr::from(last))
+        .then_some(net)
 }
 
 /// Messages that add these elements to a set.
 pub fn add<'a>(set: &str, elements: impl IntoIterator<Item = &'a Element>) -> Vec<Request> {
-    messages("add nft elements", abi::NEW_ELEMENT, nlm::CREATE, set, elements)
+    messages(
+        "add nft elements",
+        abi::NEW_ELEMENT,
+        nlm::CREATE,
+        set,
+        elements,
+    )
 }
 
 /// Messages that remove these elements from a set.
@@ -148,8 +191,17 @@ pub fn get(set: &str) -> Request {
 }
 
 fn message(operation: &'static str, kind: u16, flags: u16, set: &str) -> Request {
-    let mut request = Request::new(operation, format!("of {set}"), kind, flags, &header(abi::INET));
-    request.body.put_str(element::TABLE, NFT_TABLE).put_str(element::SET, set);
+    let mut request = Request::new(
+        operation,
+        format!("of {set}"),
+        kind,
+        flags,
+        &header(abi::INET),
+    );
+    request
+        .body
+        .put_str(element::TABLE, NFT_TABLE)
+        .put_str(element::SET, set);
     request
 }
 
@@ -184,15 +236,31 @@ fn messages<'a>(
 
 /// The elements in one message of a dump.
 pub fn parse(reply: &Reply<'_>) -> Vec<Element> {
-    let value = |attributes: Attributes<'_>, kind| attributes.inside(kind).value(abi::DATA_VALUE).map(<[u8]>::to_vec);
+    let value = |attributes: Attributes<'_>, kind| {
+        attributes
+            .inside(kind)
+            .value(abi::DATA_VALUE)
+            .map(<[u8]>::to_vec)
+    };
     let one = |(_, body)| {
         let attributes = Attributes(body);
-        let flags = attributes.value(element::FLAGS).and_then(be32_of).unwrap_or(0);
+        let flags = attributes
+            .value(element::FLAGS)
+            .and_then(be32_of)
+            .unwrap_or(0);
         let data = value(attributes, element::DATA).and_then(|data| data.try_into().ok());
         let key = value(attributes, element::KEY)?;
-        Some(Element { key, is_start: flags & element::F_INTERVAL_END == 0, data })
+        Some(Element {
+            key,
+            is_start: flags & element::F_INTERVAL_END == 0,
+            data,
+        })
     };
-    reply.attributes(abi::HEADER).inside(element::LIST).filter_map(one).collect()
+    reply
+        .attributes(abi::HEADER)
+        .inside(element::LIST)
+        .filter_map(one)
+        .collect()
 }
 
 #[cfg(test)]
@@ -201,19 +269,36 @@ mod tests {
 
     fn state() -> NatState {
         NatState {
-            pods4: [((7, Ipv4Addr::new(10, 0, 1, 5)), 0x0b01_0000), ((8, Ipv4Addr::new(10, 0, 1, 6)), 0x0b02_0000)].into(),
+            pods4: [
+                ((7, Ipv4Addr::new(10, 0, 1, 5)), 0x0b01_0000),
+                ((8, Ipv4Addr::new(10, 0, 1, 6)), 0x0b02_0000),
+            ]
+            .into(),
             pods6: [((7, "fd00::5".parse().unwrap()), 0x0b01_0000)].into(),
             nics: [(2, 0x0b01_0000), (3, 0x0b02_0000)].into(),
-            vpc4: ["10.0.0.0/16", "10.2.0.0/15", "192.168.0.0/24", "192.168.1.0/24", "255.0.0.0/8"]
-                .map(|net| net.parse().unwrap())
-                .into(),
+            vpc4: [
+                "10.0.0.0/16",
+                "10.2.0.0/15",
+                "192.168.0.0/24",
+                "192.168.1.0/24",
+                "255.0.0.0/8",
+            ]
+            .map(|net| net.parse().unwrap())
+            .into(),
             snat4: Some((2, Ipv4Addr::new(10, 0, 0, 4))),
         }
     }
 
     #[test]
     fn a_state_survives_the_way_to_elements_and_back() {
-        for state in [NatState::default(), state(), NatState { vpc4: ["0.0.0.0/0".parse().unwrap()].into(), ..state() }] {
+        for state in [
+            NatState::default(),
+            state(),
+            NatState {
+                vpc4: ["0.0.0.0/0".parse().unwrap()].into(),
+                ..state()
+            },
+        ] {
             assert_eq!(decode(&encode(&state)), Some(state));
         }
     }
@@ -234,7 +319,10 @@ mod tests {
 
     #[test]
     fn without_translation_nothing_leads_to_the_primary_nic() {
-        let elements = encode(&NatState { snat4: None, ..state() });
+        let elements = encode(&NatState {
+            snat4: None,
+            ..state()
+        });
         for set in [OWN4, EGRESS4, SNAT4] {
             assert!(elements[set].is_empty(), "{set}");
         }

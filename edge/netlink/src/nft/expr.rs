@@ -18,7 +18,11 @@ pub enum Expr {
     /// Sets the packet mark to the register.
     SetMark,
     /// Loads bytes of the network header.
-    Network { offset: u32, length: u32, register: u32 },
+    Network {
+        offset: u32,
+        length: u32,
+        register: u32,
+    },
     /// Loads the first byte of the transport header.
     TransportType,
     /// Loads a property of the connection.
@@ -102,7 +106,8 @@ impl Expr {
     /// Appends the expression to a list.
     pub fn put(self, list: &mut Body) {
         list.nest(LIST_ELEM, |elem| {
-            elem.put_str(1, self.name()).nest(2, |data| self.put_data(data));
+            elem.put_str(1, self.name())
+                .nest(2, |data| self.put_data(data));
         });
     }
 
@@ -114,11 +119,21 @@ impl Expr {
             Self::SetMark => {
                 data.put_be32(2, Meta::Mark as u32).put_be32(3, REG);
             }
-            Self::Network { offset, length, register } => {
-                data.put_be32(1, register).put_be32(2, 1).put_be32(3, offset).put_be32(4, length);
+            Self::Network {
+                offset,
+                length,
+                register,
+            } => {
+                data.put_be32(1, register)
+                    .put_be32(2, 1)
+                    .put_be32(3, offset)
+                    .put_be32(4, length);
             }
             Self::TransportType => {
-                data.put_be32(1, REG).put_be32(2, 2).put_be32(3, 0).put_be32(4, 1);
+                data.put_be32(1, REG)
+                    .put_be32(2, 2)
+                    .put_be32(3, 0)
+                    .put_be32(4, 1);
             }
             Self::Ct(key) => {
                 data.put_be32(2, key as u32).put_be32(1, REG);
@@ -146,7 +161,10 @@ impl Expr {
                 data.put_be32(2, REG).put_be32(3, REG).put_str(1, set);
             }
             Self::Snat4 => {
-                data.put_be32(1, 0).put_be32(2, abi::IPV4.into()).put_be32(3, REG).put_be32(7, RANDOM_FULLY);
+                data.put_be32(1, 0)
+                    .put_be32(2, abi::IPV4.into())
+                    .put_be32(3, REG)
+                    .put_be32(7, RANDOM_FULLY);
             }
             Self::Counter => {}
             Self::Accept => put_verdict(data, 1),

@@ -11,7 +11,9 @@
 
 use std::sync::LazyLock;
 
-use tombolo_core::datapath::conventions::{MARK_MAGIC, MARK_MAGIC_MASK, MARK_MASK, NFT_TABLE, POD_LINK_GROUP};
+use tombolo_core::datapath::conventions::{
+    MARK_MAGIC, MARK_MAGIC_MASK, MARK_MASK, NFT_TABLE, POD_LINK_GROUP,
+};
 
 use super::abi::{self, datatype};
 use super::expr::{Ct, Expr, Meta, ORIGINAL, Op, REG, REG_SECOND, REPLY, STATE_NEW};
@@ -52,7 +54,15 @@ pub struct Set {
 
 impl Set {
     pub const fn flags(&self) -> u32 {
-        (if self.data.is_some() { abi::set::F_MAP } else { 0 }) | (if self.interval { abi::set::F_INTERVAL } else { 0 })
+        (if self.data.is_some() {
+            abi::set::F_MAP
+        } else {
+            0
+        }) | (if self.interval {
+            abi::set::F_INTERVAL
+        } else {
+            0
+        })
     }
 }
 
@@ -71,12 +81,40 @@ const IF_IP6: u32 = datatype::concat(datatype::IFINDEX, datatype::IPV6);
 /// All sets, in `inet tombolo`.
 pub static SETS: [Set; 7] = [
     // (host end, pod's address) -> mark of its NIC.
-    Set { name: PODS4, key_type: IF_IP4, key_len: 8, data: MARK, interval: false, byte_order: 0 },
-    Set { name: PODS6, key_type: IF_IP6, key_len: 20, data: MARK, interval: false, byte_order: 0 },
+    Set {
+        name: PODS4,
+        key_type: IF_IP4,
+        key_len: 8,
+        data: MARK,
+        interval: false,
+        byte_order: 0,
+    },
+    Set {
+        name: PODS6,
+        key_type: IF_IP6,
+        key_len: 20,
+        data: MARK,
+        interval: false,
+        byte_order: 0,
+    },
     // NIC -> its mark.
-    Set { name: NICS, key_type: datatype::IFINDEX, key_len: 4, data: MARK, interval: false, byte_order: 1 },
+    Set {
+        name: NICS,
+        key_type: datatype::IFINDEX,
+        key_len: 4,
+        data: MARK,
+        interval: false,
+        byte_order: 1,
+    },
     // Group of pod links -> mark of the primary NIC; empty without translation.
-    Set { name: EGRESS4, key_type: datatype::DEVGROUP, key_len: 4, data: MARK, interval: false, byte_order: 1 },
+    Set {
+        name: EGRESS4,
+        key_type: datatype::DEVGROUP,
+        key_len: 4,
+        data: MARK,
+        interval: false,
+        byte_order: 1,
+    },
     // Primary NIC -> its address; empty without translation.
     Set {
         name: SNAT4,
@@ -87,93 +125,207 @@ pub static SETS: [Set; 7] = [
         byte_order: 1,
     },
     // (primary NIC, its address): what has the address already.
-    Set { name: OWN4, key_type: IF_IP4, key_len: 8, data: None, interval: false, byte_order: 0 },
+    Set {
+        name: OWN4,
+        key_type: IF_IP4,
+        key_len: 8,
+        data: None,
+        interval: false,
+        byte_order: 0,
+    },
     // Never translated.
-    Set { name: VPC4, key_type: datatype::IPV4, key_len: 4, data: None, interval: true, byte_order: 2 },
+    Set {
+        name: VPC4,
+        key_type: datatype::IPV4,
+        key_len: 4,
+        data: None,
+        interval: true,
+        byte_order: 2,
+    },
 ];
 
-const IS_POD_LINK: [Expr; 2] = [Expr::Meta(Meta::IifGroup, REG), Expr::Cmp(Op::Eq, POD_LINK_GROUP)];
-const IPV4: [Expr; 2] = [Expr::Meta(Meta::NfProto, REG), Expr::CmpByte(Op::Eq, abi::IPV4)];
-const IPV6: [Expr; 2] = [Expr::Meta(Meta::NfProto, REG), Expr::CmpByte(Op::Eq, abi::IPV6)];
-const ICMPV6: [Expr; 3] =
-    [Expr::Meta(Meta::L4Proto, REG), Expr::CmpByte(Op::Eq, 58), Expr::TransportType];
-const DST4: Expr = Expr::Network { offset: 16, length: 4, register: REG };
+const IS_POD_LINK: [Expr; 2] = [
+    Expr::Meta(Meta::IifGroup, REG),
+    Expr::Cmp(Op::Eq, POD_LINK_GROUP),
+];
+const IPV4: [Expr; 2] = [
+    Expr::Meta(Meta::NfProto, REG),
+    Expr::CmpByte(Op::Eq, abi::IPV4),
+];
+const IPV6: [Expr; 2] = [
+    Expr::Meta(Meta::NfProto, REG),
+    Expr::CmpByte(Op::Eq, abi::IPV6),
+];
+const ICMPV6: [Expr; 3] = [
+    Expr::Meta(Meta::L4Proto, REG),
+    Expr::CmpByte(Op::Eq, 58),
+    Expr::TransportType,
+];
+const DST4: Expr = Expr::Network {
+    offset: 16,
+    length: 4,
+    register: REG,
+};
 const DROP: [Expr; 2] = [Expr::Counter, Expr::Drop];
 
 /// All chains.
 pub static CHAINS: [Chain; 4] = [
-    Chain { family: abi::INET, name: "guard", kind: "filter", hook: 0, priority: -310, rules: &GUARD },
-    Chain { family: abi::INET, name: "classify", kind: "filter", hook: 0, priority: -190, rules: &CLASSIFY },
-    Chain { family: abi::INET, name: "translate", kind: "nat", hook: 4, priority: 100, rules: &TRANSLATE },
-    Chain { family: abi::ARP, name: "input", kind: "filter", hook: 0, priority: 0, rules: &ARP_INPUT },
+    Chain {
+        family: abi::INET,
+        name: "guard",
+        kind: "filter",
+        hook: 0,
+        priority: -310,
+        rules: &GUARD,
+    },
+    Chain {
+        family: abi::INET,
+        name: "classify",
+        kind: "filter",
+        hook: 0,
+        priority: -190,
+        rules: &CLASSIFY,
+    },
+    Chain {
+        family: abi::INET,
+        name: "translate",
+        kind: "nat",
+        hook: 4,
+        priority: 100,
+        rules: &TRANSLATE,
+    },
+    Chain {
+        family: abi::ARP,
+        name: "input",
+        kind: "filter",
+        hook: 0,
+        priority: 0,
+        rules: &ARP_INPUT,
+    },
 ];
 
 static GUARD: [Rule; 6] = [
     Rule {
         comment: "not from a pod",
-        exprs: &[Expr::Meta(Meta::IifGroup, REG), Expr::Cmp(Op::Ne, POD_LINK_GROUP), Expr::Accept],
+        exprs: &[
+            Expr::Meta(Meta::IifGroup, REG),
+            Expr::Cmp(Op::Ne, POD_LINK_GROUP),
+            Expr::Accept,
+        ],
     },
     // Types 130 to 132 and 143 are multicast listener discovery: expected, useless here, and no attempt to spoof.
     Rule {
         comment: "neighbour discovery",
         exprs: &[
-            IPV6[0], IPV6[1], ICMPV6[0], ICMPV6[1], ICMPV6[2],
-            Expr::CmpByte(Op::Ge, 130), Expr::CmpByte(Op::Le, 137), DROP[0], DROP[1],
+            IPV6[0],
+            IPV6[1],
+            ICMPV6[0],
+            ICMPV6[1],
+            ICMPV6[2],
+            Expr::CmpByte(Op::Ge, 130),
+            Expr::CmpByte(Op::Le, 137),
+            DROP[0],
+            DROP[1],
         ],
     },
     Rule {
         comment: "multicast listeners",
         exprs: &[
-            IPV6[0], IPV6[1], ICMPV6[0], ICMPV6[1], ICMPV6[2], Expr::CmpByte(Op::Eq, 143), DROP[0], DROP[1],
+            IPV6[0],
+            IPV6[1],
+            ICMPV6[0],
+            ICMPV6[1],
+            ICMPV6[2],
+            Expr::CmpByte(Op::Eq, 143),
+            DROP[0],
+            DROP[1],
         ],
     },
     Rule {
         comment: "pod's own IPv4 source",
         exprs: &[
-            IPV4[0], IPV4[1],
+            IPV4[0],
+            IPV4[1],
             Expr::Meta(Meta::Iif, REG),
-            Expr::Network { offset: 12, length: 4, register: REG_SECOND },
-            Expr::Map(PODS4), Expr::SetMark, Expr::Accept,
+            Expr::Network {
+                offset: 12,
+                length: 4,
+                register: REG_SECOND,
+            },
+            Expr::Map(PODS4),
+            Expr::SetMark,
+            Expr::Accept,
         ],
     },
     Rule {
         comment: "pod's own IPv6 source",
         exprs: &[
-            IPV6[0], IPV6[1],
+            IPV6[0],
+            IPV6[1],
             Expr::Meta(Meta::Iif, REG),
-            Expr::Network { offset: 8, length: 16, register: REG_SECOND },
-            Expr::Map(PODS6), Expr::SetMark, Expr::Accept,
+            Expr::Network {
+                offset: 8,
+                length: 16,
+                register: REG_SECOND,
+            },
+            Expr::Map(PODS6),
+            Expr::SetMark,
+            Expr::Accept,
         ],
     },
-    Rule { comment: "spoofed source", exprs: &DROP },
+    Rule {
+        comment: "spoofed source",
+        exprs: &DROP,
+    },
 ];
 
 static CLASSIFY: [Rule; 3] = [
     Rule {
         comment: "from a NIC",
         exprs: &[
-            Expr::Meta(Meta::Iif, REG), Expr::Map(NICS), Expr::SetMark,
-            Expr::Ct(Ct::State), Expr::And(STATE_NEW), Expr::Cmp(Op::Ne, 0),
-            Expr::Ct(Ct::Mark), Expr::And(MARK_MAGIC_MASK), Expr::Cmp(Op::Ne, MARK_MAGIC),
-            Expr::Meta(Meta::Mark, REG), Expr::SetCtMark,
+            Expr::Meta(Meta::Iif, REG),
+            Expr::Map(NICS),
+            Expr::SetMark,
+            Expr::Ct(Ct::State),
+            Expr::And(STATE_NEW),
+            Expr::Cmp(Op::Ne, 0),
+            Expr::Ct(Ct::Mark),
+            Expr::And(MARK_MAGIC_MASK),
+            Expr::Cmp(Op::Ne, MARK_MAGIC),
+            Expr::Meta(Meta::Mark, REG),
+            Expr::SetCtMark,
         ],
     },
     Rule {
         comment: "reply leaves by the NIC of the request",
         exprs: &[
-            IS_POD_LINK[0], IS_POD_LINK[1],
-            Expr::Ct(Ct::Direction), Expr::CmpByte(Op::Eq, REPLY),
-            Expr::Ct(Ct::Mark), Expr::And(MARK_MAGIC_MASK), Expr::Cmp(Op::Eq, MARK_MAGIC),
-            Expr::Ct(Ct::Mark), Expr::And(MARK_MASK), Expr::SetMark, Expr::Accept,
+            IS_POD_LINK[0],
+            IS_POD_LINK[1],
+            Expr::Ct(Ct::Direction),
+            Expr::CmpByte(Op::Eq, REPLY),
+            Expr::Ct(Ct::Mark),
+            Expr::And(MARK_MAGIC_MASK),
+            Expr::Cmp(Op::Eq, MARK_MAGIC),
+            Expr::Ct(Ct::Mark),
+            Expr::And(MARK_MASK),
+            Expr::SetMark,
+            Expr::Accept,
         ],
     },
     Rule {
         comment: "to outside the VPC by the primary NIC",
         exprs: &[
-            IS_POD_LINK[0], IS_POD_LINK[1],
-            Expr::Ct(Ct::Direction), Expr::CmpByte(Op::Eq, ORIGINAL),
-            IPV4[0], IPV4[1], DST4, Expr::NotIn(VPC4),
-            Expr::Meta(Meta::IifGroup, REG), Expr::Map(EGRESS4), Expr::SetMark,
+            IS_POD_LINK[0],
+            IS_POD_LINK[1],
+            Expr::Ct(Ct::Direction),
+            Expr::CmpByte(Op::Eq, ORIGINAL),
+            IPV4[0],
+            IPV4[1],
+            DST4,
+            Expr::NotIn(VPC4),
+            Expr::Meta(Meta::IifGroup, REG),
+            Expr::Map(EGRESS4),
+            Expr::SetMark,
         ],
     },
 ];
@@ -181,23 +333,41 @@ static CLASSIFY: [Rule; 3] = [
 static TRANSLATE: [Rule; 1] = [Rule {
     comment: "to outside the VPC with the primary address",
     exprs: &[
-        Expr::Meta(Meta::Mark, REG), Expr::And(MARK_MAGIC_MASK), Expr::Cmp(Op::Eq, MARK_MAGIC),
-        IPV4[0], IPV4[1],
-        Expr::Ct(Ct::Direction), Expr::CmpByte(Op::Eq, ORIGINAL),
+        Expr::Meta(Meta::Mark, REG),
+        Expr::And(MARK_MAGIC_MASK),
+        Expr::Cmp(Op::Eq, MARK_MAGIC),
+        IPV4[0],
+        IPV4[1],
+        Expr::Ct(Ct::Direction),
+        Expr::CmpByte(Op::Eq, ORIGINAL),
         Expr::Meta(Meta::Oif, REG),
-        Expr::Network { offset: 12, length: 4, register: REG_SECOND }, Expr::NotIn(OWN4),
-        DST4, Expr::NotIn(VPC4),
-        Expr::Meta(Meta::Oif, REG), Expr::Map(SNAT4), Expr::Snat4,
+        Expr::Network {
+            offset: 12,
+            length: 4,
+            register: REG_SECOND,
+        },
+        Expr::NotIn(OWN4),
+        DST4,
+        Expr::NotIn(VPC4),
+        Expr::Meta(Meta::Oif, REG),
+        Expr::Map(SNAT4),
+        Expr::Snat4,
     ],
 }];
 
-static ARP_INPUT: [Rule; 1] =
-    [Rule { comment: "pods need no ARP", exprs: &[IS_POD_LINK[0], IS_POD_LINK[1], DROP[0], DROP[1]] }];
+static ARP_INPUT: [Rule; 1] = [Rule {
+    comment: "pods need no ARP",
+    exprs: &[IS_POD_LINK[0], IS_POD_LINK[1], DROP[0], DROP[1]],
+}];
 
 /// What the tables' comment says: it follows from every byte of the fixed part, so that no change of it can be forgotten.
 pub static VERSION: LazyLock<String> = LazyLock::new(|| {
     let mut bytes = Vec::new();
-    for request in SETS.iter().map(new_set).chain(CHAINS.iter().flat_map(new_chain)) {
+    for request in SETS
+        .iter()
+        .map(new_set)
+        .chain(CHAINS.iter().flat_map(new_chain))
+    {
         request.body.finish(0, 0, &mut bytes);
     }
     // FNV-1a.
@@ -212,7 +382,11 @@ pub fn replace() -> Vec<Request> {
     let mut requests = Vec::new();
     for family in [abi::INET, abi::ARP] {
         // Deleting needs something to delete.
-        requests.extend([new_table(family, ""), del_table(family), new_table(family, &VERSION)]);
+        requests.extend([
+            new_table(family, ""),
+            del_table(family),
+            new_table(family, &VERSION),
+        ]);
     }
     requests.extend(SETS.iter().map(new_set));
     requests.extend(CHAINS.iter().flat_map(new_chain));
@@ -226,23 +400,50 @@ pub const fn header(family: u8) -> [u8; abi::HEADER] {
 
 fn new_table(family: u8, comment: &str) -> Request {
     let flags = nlm::CREATE;
-    let mut request = Request::new("add nft table", NFT_TABLE, abi::NEW_TABLE, flags, &header(family));
-    request.body.put_str(abi::table::NAME, NFT_TABLE).put_be32(abi::table::FLAGS, 0);
+    let mut request = Request::new(
+        "add nft table",
+        NFT_TABLE,
+        abi::NEW_TABLE,
+        flags,
+        &header(family),
+    );
+    request
+        .body
+        .put_str(abi::table::NAME, NFT_TABLE)
+        .put_be32(abi::table::FLAGS, 0);
     if !comment.is_empty() {
-        request.body.put(abi::table::USERDATA, &comment_data(comment));
+        request
+            .body
+            .put(abi::table::USERDATA, &comment_data(comment));
     }
     request
 }
 
 pub fn del_table(family: u8) -> Request {
-    let mut request = Request::new("delete nft table", NFT_TABLE, abi::DEL_TABLE, 0, &header(family));
+    let mut request = Request::new(
+        "delete nft table",
+        NFT_TABLE,
+        abi::DEL_TABLE,
+        0,
+        &header(family),
+    );
     request.body.put_str(abi::table::NAME, NFT_TABLE);
     request
 }
 
 fn new_set(set: &Set) -> Request {
-    let id = SETS.iter().position(|other| other.name == set.name).unwrap_or_default() + 1;
-    let mut request = Request::new("add nft set", set.name, abi::NEW_SET, nlm::CREATE, &header(abi::INET));
+    let id = SETS
+        .iter()
+        .position(|other| other.name == set.name)
+        .unwrap_or_default()
+        + 1;
+    let mut request = Request::new(
+        "add nft set",
+        set.name,
+        abi::NEW_SET,
+        nlm::CREATE,
+        &header(abi::INET),
+    );
     request
         .body
         .put_str(abi::set::TABLE, NFT_TABLE)
@@ -253,15 +454,27 @@ fn new_set(set: &Set) -> Request {
     // For the nft tool: the byte orders of key (0) and data (1), each a type byte, a length byte and a number.
     let mut userdata = vec![0, 4, set.byte_order, 0, 0, 0];
     if let Some((data_type, network_order)) = set.data {
-        request.body.put_be32(abi::set::DATA_TYPE, data_type).put_be32(abi::set::DATA_LEN, 4);
+        request
+            .body
+            .put_be32(abi::set::DATA_TYPE, data_type)
+            .put_be32(abi::set::DATA_LEN, 4);
         userdata.extend([1, 4, if network_order { 2 } else { 1 }, 0, 0, 0]);
     }
-    request.body.put_be32(abi::set::ID, u32::try_from(id).unwrap_or_default()).put(abi::set::USERDATA, &userdata);
+    request
+        .body
+        .put_be32(abi::set::ID, u32::try_from(id).unwrap_or_default())
+        .put(abi::set::USERDATA, &userdata);
     request
 }
 
 fn new_chain(chain: &'static Chain) -> impl Iterator<Item = Request> {
-    let mut request = Request::new("add nft chain", chain.name, abi::NEW_CHAIN, nlm::CREATE, &header(chain.family));
+    let mut request = Request::new(
+        "add nft chain",
+        chain.name,
+        abi::NEW_CHAIN,
+        nlm::CREATE,
+        &header(chain.family),
+    );
     request
         .body
         .put_str(abi::chain::TABLE, NFT_TABLE)
@@ -278,17 +491,29 @@ fn new_chain(chain: &'static Chain) -> impl Iterator<Item = Request> {
 fn new_rule(chain: &Chain, rule: &Rule) -> Request {
     let subject = format!("{}: {}", chain.name, rule.comment);
     let flags = nlm::CREATE | nlm::APPEND;
-    let mut request = Request::new("add nft rule", subject, abi::NEW_RULE, flags, &header(chain.family));
+    let mut request = Request::new(
+        "add nft rule",
+        subject,
+        abi::NEW_RULE,
+        flags,
+        &header(chain.family),
+    );
     let body: &mut Body = &mut request.body;
-    body.put_str(abi::rule::TABLE, NFT_TABLE).put_str(abi::rule::CHAIN, chain.name);
-    body.nest(abi::rule::EXPRESSIONS, |list| rule.exprs.iter().for_each(|expr| expr.put(list)));
+    body.put_str(abi::rule::TABLE, NFT_TABLE)
+        .put_str(abi::rule::CHAIN, chain.name);
+    body.nest(abi::rule::EXPRESSIONS, |list| {
+        rule.exprs.iter().for_each(|expr| expr.put(list))
+    });
     body.put(abi::rule::USERDATA, &comment_data(rule.comment));
     request
 }
 
 /// A comment as the nft tool stores it.
 fn comment_data(comment: &str) -> Vec<u8> {
-    let mut data = vec![abi::UDATA_COMMENT, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
+    let mut data = vec![
+        abi::UDATA_COMMENT,
+        u8::try_from(comment.len() + 1).unwrap_or(u8::MAX),
+    ];
     data.extend_from_slice(comment.as_bytes());
     data.push(0);
     data
@@ -296,7 +521,9 @@ fn comment_data(comment: &str) -> Vec<u8> {
 
 /// The comment in user data.
 pub fn comment_of(userdata: &[u8]) -> Option<&str> {
-    let [abi::UDATA_COMMENT, length, text @ ..] = userdata else { return None };
+    let [abi::UDATA_COMMENT, length, text @ ..] = userdata else {
+        return None;
+    };
     let text = text.get(..usize::from(*length).checked_sub(1)?)?;
     std::str::from_utf8(text).ok()
 }

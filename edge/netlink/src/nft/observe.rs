@@ -30,14 +30,22 @@ fn read(socket: &mut Socket) -> Result<Option<NatState>, Error> {
     }
     let mut all = Elements::new();
     for set in &SETS {
-        let found = socket.dump(&elements::get(set.name), |reply| Some(elements::parse(reply)))?;
+        let found = socket.dump(&elements::get(set.name), |reply| {
+            Some(elements::parse(reply))
+        })?;
         all.insert(set.name, found.into_iter().flatten().collect());
     }
     Ok(elements::decode(&all))
 }
 
 fn version(socket: &mut Socket, family: u8) -> Result<bool, Error> {
-    let mut request = Request::new("get nft table", NFT_TABLE, abi::GET_TABLE, 0, &header(family));
+    let mut request = Request::new(
+        "get nft table",
+        NFT_TABLE,
+        abi::GET_TABLE,
+        0,
+        &header(family),
+    );
     request.body.put_str(abi::table::NAME, NFT_TABLE);
     let mut same = false;
     socket.ask(request, |reply| {
@@ -60,7 +68,13 @@ struct ChainShape {
 }
 
 fn chains(socket: &mut Socket, family: u8) -> Result<bool, Error> {
-    let request = Request::new("list nft chains", NFT_TABLE, abi::GET_CHAIN, 0, &header(family));
+    let request = Request::new(
+        "list nft chains",
+        NFT_TABLE,
+        abi::GET_CHAIN,
+        0,
+        &header(family),
+    );
     let mut found = socket.dump(&request, |reply| {
         let attributes = ours(reply, abi::chain::TABLE)?;
         let hook = attributes.inside(abi::chain::HOOK);
@@ -90,20 +104,45 @@ fn chains(socket: &mut Socket, family: u8) -> Result<bool, Error> {
 
 /// Chain by chain the comments and the names of the expressions of its rules, in order.
 fn rules(socket: &mut Socket, family: u8) -> Result<bool, Error> {
-    let mut request = Request::new("list nft rules", NFT_TABLE, abi::GET_RULE, 0, &header(family));
+    let mut request = Request::new(
+        "list nft rules",
+        NFT_TABLE,
+        abi::GET_RULE,
+        0,
+        &header(family),
+    );
     request.body.put_str(abi::rule::TABLE, NFT_TABLE);
     let found = socket.dump(&request, |reply| {
         let attributes = ours(reply, abi::rule::TABLE)?;
         let expressions = attributes.inside(abi::rule::EXPRESSIONS);
-        let names: Vec<_> = expressions.filter_map(|(_, elem)| Attributes(elem).value(1).and_then(text)).collect();
-        let comment = comment_of(attributes.value(abi::rule::USERDATA).unwrap_or_default()).map(str::to_owned);
-        Some((attributes.value(abi::rule::CHAIN).and_then(text)?, comment, names))
+        let names: Vec<_> = expressions
+            .filter_map(|(_, elem)| Attributes(elem).value(1).and_then(text))
+            .collect();
+        let comment = comment_of(attributes.value(abi::rule::USERDATA).unwrap_or_default())
+            .map(str::to_owned);
+        Some((
+            attributes.value(abi::rule::CHAIN).and_then(text)?,
+            comment,
+            names,
+        ))
     })?;
-    let count: usize = CHAINS.iter().filter(|chain| chain.family == family).map(|chain| chain.rules.len()).sum();
+    let count: usize = CHAINS
+        .iter()
+        .filter(|chain| chain.family == family)
+        .map(|chain| chain.rules.len())
+        .sum();
     let same = |chain: &super::fixed::Chain| {
-        found.iter().filter(|(name, ..)| name == chain.name).map(|(_, comment, names)| (comment.as_deref(), names)).eq_by_rule(chain)
+        found
+            .iter()
+            .filter(|(name, ..)| name == chain.name)
+            .map(|(_, comment, names)| (comment.as_deref(), names))
+            .eq_by_rule(chain)
     };
-    Ok(found.len() == count && CHAINS.iter().filter(|chain| chain.family == family).all(same))
+    Ok(found.len() == count
+        && CHAINS
+            .iter()
+            .filter(|chain| chain.family == family)
+            .all(same))
 }
 
 trait EqByRule {
@@ -113,14 +152,27 @@ trait EqByRule {
 impl<'a, I: Iterator<Item = (Option<&'a str>, &'a Vec<String>)>> EqByRule for I {
     fn eq_by_rule(self, chain: &super::fixed::Chain) -> bool {
         let wanted = chain.rules.iter().map(|rule| {
-            (Some(rule.comment), rule.exprs.iter().map(|expr| expr.name().to_owned()).collect::<Vec<_>>())
+            (
+                Some(rule.comment),
+                rule.exprs
+                    .iter()
+                    .map(|expr| expr.name().to_owned())
+                    .collect::<Vec<_>>(),
+            )
         });
-        self.map(|(comment, names)| (comment, names.clone())).eq(wanted)
+        self.map(|(comment, names)| (comment, names.clone()))
+            .eq(wanted)
     }
 }
 
 fn sets(socket: &mut Socket) -> Result<bool, Error> {
-    let mut request = Request::new("list nft sets", NFT_TABLE, abi::GET_SET, 0, &header(abi::INET));
+    let mut request = Request::new(
+        "list nft sets",
+        NFT_TABLE,
+        abi::GET_SET,
+        0,
+        &header(abi::INET),
+    );
     request.body.put_str(abi::set::TABLE, NFT_TABLE);
     let mut found = socket.dump(&request, |reply| {
         let attributes = ours(reply, abi::set::TABLE)?;
@@ -137,7 +189,13 @@ fn sets(socket: &mut Socket) -> Result<bool, Error> {
         .iter()
         .map(|set| {
             let data_type = set.data.map(|(data_type, _)| data_type);
-            (set.name.to_owned(), set.flags(), Some(set.key_type), Some(set.key_len), data_type)
+            (
+                set.name.to_owned(),
+                set.flags(),
+                Some(set.key_type),
+                Some(set.key_len),
+                data_type,
+            )
         })
         .collect();
     found.sort();

@@ -15,29 +15,54 @@ impl PodSide<'_> {
     ///
     /// # Errors
     /// The kernel's reason where something cannot be looked at.
-    pub fn check(&mut self, key: &AttachmentKey, state: &EndpointState) -> Result<Vec<String>, Error> {
+    pub fn check(
+        &mut self,
+        key: &AttachmentKey,
+        state: &EndpointState,
+    ) -> Result<Vec<String>, Error> {
         let Some(found) = link::by_name(&mut self.route, &key.ifname)? else {
-            return Ok(vec![format!("interface {} is missing in the pod", key.ifname)]);
+            return Ok(vec![format!(
+                "interface {} is missing in the pod",
+                key.ifname
+            )]);
         };
         let mut differences = Vec::new();
         if found.mac != Some(state.macs.0) {
-            differences.push(format!("interface {} is not the one that was made", key.ifname));
+            differences.push(format!(
+                "interface {} is not the one that was made",
+                key.ifname
+            ));
             return Ok(differences);
         }
         check_link(&found, state.mtu, "in the pod", &mut differences);
-        let addresses: BTreeSet<_> = addr::list(&mut self.route)?.into_iter().map(|found| found.address).collect();
+        let addresses: BTreeSet<_> = addr::list(&mut self.route)?
+            .into_iter()
+            .map(|found| found.address)
+            .collect();
         for ip in &state.pod_addresses {
-            if !addresses.contains(&Address { ifindex: found.index, ip: *ip }) {
+            if !addresses.contains(&Address {
+                ifindex: found.index,
+                ip: *ip,
+            }) {
                 differences.push(format!("address {ip} is missing on {}", key.ifname));
             }
         }
         let routes = route::list(&mut self.route)?.ours;
-        for wanted in pod_routes(found.index, state).iter().filter(|wanted| !routes.contains(wanted)) {
+        for wanted in pod_routes(found.index, state)
+            .iter()
+            .filter(|wanted| !routes.contains(wanted))
+        {
             differences.push(format!("route to {} is missing in the pod", wanted.dst));
         }
         let neighbours = neigh::list_ours(&mut self.route)?;
-        for wanted in pod_neighbours(found.index, state).iter().filter(|wanted| !neighbours.contains(wanted)) {
-            differences.push(format!("neighbour entry of {} is missing in the pod", wanted.ip));
+        for wanted in pod_neighbours(found.index, state)
+            .iter()
+            .filter(|wanted| !neighbours.contains(wanted))
+        {
+            differences.push(format!(
+                "neighbour entry of {} is missing in the pod",
+                wanted.ip
+            ));
         }
         Ok(differences)
     }
@@ -47,9 +72,15 @@ impl PodSide<'_> {
 ///
 /// # Errors
 /// The kernel's reason where something cannot be looked at.
-pub fn check_host(kernel: &mut Kernel, host_ifindex: u32, state: &EndpointState) -> Result<Vec<String>, Error> {
+pub fn check_host(
+    kernel: &mut Kernel,
+    host_ifindex: u32,
+    state: &EndpointState,
+) -> Result<Vec<String>, Error> {
     let name = &state.host_ifname;
-    let Some(found) = link::by_index(&mut kernel.route, host_ifindex)?.filter(|found| found.name == name.0) else {
+    let Some(found) =
+        link::by_index(&mut kernel.route, host_ifindex)?.filter(|found| found.name == name.0)
+    else {
         return Ok(vec![format!("interface {name} is missing on the node")]);
     };
     let mut differences = Vec::new();
@@ -58,12 +89,26 @@ pub fn check_host(kernel: &mut Kernel, host_ifindex: u32, state: &EndpointState)
         differences.push(format!("interface {name} is not in the group of pod links"));
     }
     let routes = route::list(&mut kernel.route)?.ours;
-    for wanted in state.routes.iter().filter(|wanted| !routes.contains(wanted)) {
-        differences.push(format!("route to {} is missing in table {}", wanted.dst, wanted.table));
+    for wanted in state
+        .routes
+        .iter()
+        .filter(|wanted| !routes.contains(wanted))
+    {
+        differences.push(format!(
+            "route to {} is missing in table {}",
+            wanted.dst, wanted.table
+        ));
     }
     let neighbours = neigh::list_ours(&mut kernel.route)?;
-    for wanted in state.neighbours.iter().filter(|wanted| !neighbours.contains(wanted)) {
-        differences.push(format!("neighbour entry of {} is missing on the node", wanted.ip));
+    for wanted in state
+        .neighbours
+        .iter()
+        .filter(|wanted| !neighbours.contains(wanted))
+    {
+        differences.push(format!(
+            "neighbour entry of {} is missing on the node",
+            wanted.ip
+        ));
     }
     match nft::observe(&mut kernel.netfilter)? {
         None => differences.push("the nft tables are missing or were changed".to_owned()),
@@ -87,6 +132,9 @@ fn check_link(link: &Link, mtu: u32, place: &str, differences: &mut Vec<String>)
         differences.push(format!("interface {} is down {place}", link.name));
     }
     if link.mtu != mtu {
-        differences.push(format!("interface {} has MTU {} instead of {mtu} {place}", link.name, link.mtu));
+        differences.push(format!(
+            "interface {} has MTU {} instead of {mtu} {place}",
+            link.name, link.mtu
+        ));
     }
 }

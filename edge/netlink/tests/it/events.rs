@@ -29,10 +29,19 @@ fn own_and_foreign_changes_are_told_apart() {
         assert_eq!(events.read().unwrap(), []);
         let mut kernel = Kernel::open().unwrap();
 
-        let ours = Rule { family: Family::V6, priority: 512, selector: Selector::All, action: RuleAction::Lookup(990) };
+        let ours = Rule {
+            family: Family::V6,
+            priority: 512,
+            selector: Selector::All,
+            action: RuleAction::Lookup(990),
+        };
         kernel.route.request(rule::add(&ours)).unwrap();
-        let changed =
-            |gone| Changed::Rules { family: Family::V6, priority: 512, protocol: PROTOCOL, gone };
+        let changed = |gone| Changed::Rules {
+            family: Family::V6,
+            priority: 512,
+            protocol: PROTOCOL,
+            gone,
+        };
         let event = await_event(&mut events, |event| event.changed == changed(false));
         assert!(kernel.ports().contains(&event.port));
         run("ip", "-6 rule del priority 512");
@@ -40,12 +49,16 @@ fn own_and_foreign_changes_are_told_apart() {
         assert!(!kernel.ports().contains(&event.port), "deleted by another");
 
         nft::install(&mut kernel.netfilter, &NatState::default()).unwrap();
-        let event = await_event(&mut events, |event| event.changed == Changed::Nft { gone: false });
+        let event = await_event(&mut events, |event| {
+            event.changed == Changed::Nft { gone: false }
+        });
         assert!(kernel.ports().contains(&event.port));
         events.read().unwrap();
         run("nft", "add table inet another");
         run("nft", "delete table inet tombolo");
-        let event = await_event(&mut events, |event| matches!(event.changed, Changed::Nft { .. }));
+        let event = await_event(&mut events, |event| {
+            matches!(event.changed, Changed::Nft { .. })
+        });
         assert_eq!(event.changed, Changed::Nft { gone: true });
         assert!(!kernel.ports().contains(&event.port), "deleted by another");
     });
@@ -59,21 +72,47 @@ fn every_kind_of_object_is_reported() {
         for side in ["tst-nl0", "tst-nl1"] {
             run("ip", &format!("link set {side} up"));
         }
-        await_event(&mut events, |event| matches!(&event.changed, Changed::Links { name, gone: false, .. } if name == "tst-nl0"));
+        await_event(
+            &mut events,
+            |event| matches!(&event.changed, Changed::Links { name, gone: false, .. } if name == "tst-nl0"),
+        );
         run("ip", "addr add 10.0.0.1/32 dev tst-nl0");
-        await_event(&mut events, |event| matches!(event.changed, Changed::Addresses { gone: false, .. }));
+        await_event(&mut events, |event| {
+            matches!(event.changed, Changed::Addresses { gone: false, .. })
+        });
         for (family, dst) in [(Family::V4, "10.0.1.5/32"), (Family::V6, "fd00::5/128")] {
-            run("ip", &format!("route add {dst} dev tst-nl0 table 990 proto 99"));
-            let route = |gone| Changed::Routes { family, table: 990, protocol: PROTOCOL, gone };
+            run(
+                "ip",
+                &format!("route add {dst} dev tst-nl0 table 990 proto 99"),
+            );
+            let route = |gone| Changed::Routes {
+                family,
+                table: 990,
+                protocol: PROTOCOL,
+                gone,
+            };
             await_event(&mut events, |event| event.changed == route(false));
-            run("ip", &format!("route del {dst} dev tst-nl0 table 990 proto 99"));
+            run(
+                "ip",
+                &format!("route del {dst} dev tst-nl0 table 990 proto 99"),
+            );
             await_event(&mut events, |event| event.changed == route(true));
         }
-        run("ip", "neigh add 10.0.1.5 dev tst-nl0 lladdr 02:00:00:00:00:01 nud permanent");
-        await_event(&mut events, |event| matches!(event.changed, Changed::Neighbours { gone: false, .. }));
+        run(
+            "ip",
+            "neigh add 10.0.1.5 dev tst-nl0 lladdr 02:00:00:00:00:01 nud permanent",
+        );
+        await_event(&mut events, |event| {
+            matches!(event.changed, Changed::Neighbours { gone: false, .. })
+        });
         run("ip", "neigh del 10.0.1.5 dev tst-nl0");
-        await_event(&mut events, |event| matches!(event.changed, Changed::Neighbours { gone: true, .. }));
+        await_event(&mut events, |event| {
+            matches!(event.changed, Changed::Neighbours { gone: true, .. })
+        });
         run("ip", "link del tst-nl0");
-        await_event(&mut events, |event| matches!(&event.changed, Changed::Links { name, gone: true, .. } if name == "tst-nl0"));
+        await_event(
+            &mut events,
+            |event| matches!(&event.changed, Changed::Links { name, gone: true, .. } if name == "tst-nl0"),
+        );
     });
 }

@@ -7,10 +7,21 @@ use crate::support::{in_fresh_netns, run};
 
 fn state() -> NatState {
     NatState {
-        pods4: [((7, Ipv4Addr::new(10, 0, 1, 5)), 0x0b01_0000), ((8, Ipv4Addr::new(10, 0, 1, 6)), 0x0b02_0000)].into(),
+        pods4: [
+            ((7, Ipv4Addr::new(10, 0, 1, 5)), 0x0b01_0000),
+            ((8, Ipv4Addr::new(10, 0, 1, 6)), 0x0b02_0000),
+        ]
+        .into(),
         pods6: [((7, "fd00::5".parse().unwrap()), 0x0b01_0000)].into(),
         nics: [(1, 0x0b01_0000), (3, 0x0b02_0000)].into(),
-        vpc4: ["10.0.0.0/16", "192.168.0.0/24", "192.168.1.0/24", "255.0.0.0/8"].map(|net| net.parse().unwrap()).into(),
+        vpc4: [
+            "10.0.0.0/16",
+            "192.168.0.0/24",
+            "192.168.1.0/24",
+            "255.0.0.0/8",
+        ]
+        .map(|net| net.parse().unwrap())
+        .into(),
         snat4: Some((1, Ipv4Addr::new(10, 0, 0, 4))),
     }
 }
@@ -34,7 +45,7 @@ fn what_is_installed_is_observed_and_the_tool_reads_it() {
             "set own4 { type iface_index . ipv4_addr elements = { \"lo\" . 10.0.0.4 } }",
             "set vpc4 { type ipv4_addr flags interval elements = { 10.0.0.0/16, 192.168.0.0/24, 192.168.1.0/24, 255.0.0.0/8 } }",
             "type filter hook prerouting priority raw - 10; policy accept; iifgroup != 29805 accept comment \"not from a pod\"",
-            "icmpv6 type >= mld-listener-query icmpv6 type <= nd-redirect counter packets 0 bytes 0 drop",
+            "icmpv6 type 130-137 counter packets 0 bytes 0 drop",
             "meta mark set iif . ip saddr map @pods4 accept",
             "meta mark set iif . ip6 saddr map @pods6 accept",
             "counter packets 0 bytes 0 drop comment \"spoofed source\"",
@@ -47,7 +58,10 @@ fn what_is_installed_is_observed_and_the_tool_reads_it() {
             assert!(words.contains(wanted), "{wanted}\nis not in\n{text}");
         }
         let text = run("nft", "list table arp tombolo");
-        assert!(text.contains("iifgroup 29805 counter packets 0 bytes 0 drop"), "{text}");
+        assert!(
+            text.contains("iifgroup 29805 counter packets 0 bytes 0 drop"),
+            "{text}"
+        );
     });
 }
 
@@ -58,7 +72,10 @@ fn installing_again_replaces_everything() {
         nft::install(&mut socket, &state()).unwrap();
         run("nft", "add chain inet tombolo mine");
         nft::install(&mut socket, &NatState::default()).unwrap();
-        assert_eq!(nft::observe(&mut socket).unwrap(), Some(NatState::default()));
+        assert_eq!(
+            nft::observe(&mut socket).unwrap(),
+            Some(NatState::default())
+        );
         nft::install(&mut socket, &state()).unwrap();
         nft::install(&mut socket, &state()).unwrap();
         assert_eq!(nft::observe(&mut socket).unwrap(), Some(state()));
@@ -74,11 +91,17 @@ fn every_change_of_the_fixed_part_is_noticed() {
         let mut socket = Socket::netfilter().unwrap();
         let handle = |chain: &str, comment: &str| {
             let text = run("nft", &format!("-a list chain inet tombolo {chain}"));
-            let line = text.lines().find(|line| line.contains(comment)).unwrap().to_owned();
+            let line = text
+                .lines()
+                .find(|line| line.contains(comment))
+                .unwrap()
+                .to_owned();
             line.rsplit(' ').next().unwrap().to_owned()
         };
         type Tamper<'a> = Box<dyn Fn() + 'a>;
-        let tool = |arguments: &'static str| -> Tamper<'_> { Box::new(move || drop(run("nft", arguments))) };
+        let tool = |arguments: &'static str| -> Tamper<'_> {
+            Box::new(move || drop(run("nft", arguments)))
+        };
         let tampers: Vec<(&str, Tamper<'_>)> = vec![
             ("inet table deleted", tool("delete table inet tombolo")),
             ("arp table deleted", tool("delete table arp tombolo")),
@@ -87,22 +110,39 @@ fn every_change_of_the_fixed_part_is_noticed() {
             ("arp chain emptied", tool("flush chain arp tombolo input")),
             ("rule added", tool("insert rule inet tombolo guard accept")),
             ("chain added", tool("add chain inet tombolo mine")),
-            ("set added", tool("add set inet tombolo mine { type ipv4_addr ; }")),
-            ("table dormant", tool("add table inet tombolo { flags dormant ; }")),
-            ("derived element deleted", tool("flush map inet tombolo egress4")),
+            (
+                "set added",
+                tool("add set inet tombolo mine { type ipv4_addr ; }"),
+            ),
+            (
+                "table dormant",
+                tool("add table inet tombolo { flags dormant ; }"),
+            ),
+            (
+                "derived element deleted",
+                tool("flush map inet tombolo egress4"),
+            ),
             (
                 "rule deleted",
                 Box::new(|| {
                     let handle = handle("guard", "spoofed source");
-                    run("nft", &format!("delete rule inet tombolo guard handle {handle}"));
+                    run(
+                        "nft",
+                        &format!("delete rule inet tombolo guard handle {handle}"),
+                    );
                 }),
             ),
             (
                 "rule replaced under its comment",
                 Box::new(|| {
                     let handle = handle("guard", "spoofed source");
-                    let rule = format!("replace rule inet tombolo guard handle {handle} accept comment \"spoofed source\"");
-                    let status = std::process::Command::new("nft").arg(rule).status().unwrap();
+                    let rule = format!(
+                        "replace rule inet tombolo guard handle {handle} accept comment \"spoofed source\""
+                    );
+                    let status = std::process::Command::new("nft")
+                        .arg(rule)
+                        .status()
+                        .unwrap();
                     assert!(status.success());
                 }),
             ),
@@ -126,15 +166,29 @@ fn elements_are_updated_in_place() {
     in_fresh_netns("nft_update", || {
         let mut socket = Socket::netfilter().unwrap();
         let to = NatState {
-            pods4: [((7, Ipv4Addr::new(10, 0, 1, 5)), 0x0b02_0000), ((9, Ipv4Addr::new(10, 0, 1, 9)), 0x0b02_0000)].into(),
+            pods4: [
+                ((7, Ipv4Addr::new(10, 0, 1, 5)), 0x0b02_0000),
+                ((9, Ipv4Addr::new(10, 0, 1, 9)), 0x0b02_0000),
+            ]
+            .into(),
             pods6: [].into(),
             nics: [(1, 0x0b01_0000), (4, 0x0b03_0000)].into(),
-            vpc4: ["10.0.0.0/17", "172.16.0.0/12"].map(|net| net.parse().unwrap()).into(),
+            vpc4: ["10.0.0.0/17", "172.16.0.0/12"]
+                .map(|net| net.parse().unwrap())
+                .into(),
             snat4: Some((1, Ipv4Addr::new(10, 0, 0, 40))),
         };
-        let none = NatState { snat4: None, ..to.clone() };
+        let none = NatState {
+            snat4: None,
+            ..to.clone()
+        };
         nft::install(&mut socket, &state()).unwrap();
-        for (from, to) in [(state(), to.clone()), (to.clone(), none.clone()), (none, state()), (state(), state())] {
+        for (from, to) in [
+            (state(), to.clone()),
+            (to.clone(), none.clone()),
+            (none, state()),
+            (state(), state()),
+        ] {
             nft::update(&mut socket, &from, &to).unwrap();
             assert_eq!(nft::observe(&mut socket).unwrap(), Some(to));
         }
@@ -152,7 +206,11 @@ fn sources_come_and_go_one_by_one() {
         let (v4, v6) = ("10.0.1.5".parse().unwrap(), "fd00::5".parse().unwrap());
         let sources = [(7, v4, 0x0b01_0000), (7, v6, 0x0b01_0000)];
         // No tables: adding fails, removing has nothing to do.
-        assert!(nft::add_sources(&mut socket, &sources).unwrap_err().is_missing());
+        assert!(
+            nft::add_sources(&mut socket, &sources)
+                .unwrap_err()
+                .is_missing()
+        );
         nft::del_sources(&mut socket, &sources).unwrap();
 
         nft::install(&mut socket, &NatState::default()).unwrap();
@@ -162,13 +220,22 @@ fn sources_come_and_go_one_by_one() {
         let moved = [(7, v4, 0x0b02_0000), (7, v6, 0x0b01_0000)];
         nft::add_sources(&mut socket, &moved).unwrap();
         let observed = nft::observe(&mut socket).unwrap().unwrap();
-        assert_eq!(observed.pods4.into_values().collect::<Vec<_>>(), [0x0b02_0000]);
-        assert_eq!(observed.pods6.into_values().collect::<Vec<_>>(), [0x0b01_0000]);
+        assert_eq!(
+            observed.pods4.into_values().collect::<Vec<_>>(),
+            [0x0b02_0000]
+        );
+        assert_eq!(
+            observed.pods6.into_values().collect::<Vec<_>>(),
+            [0x0b01_0000]
+        );
 
         // One of the two is not there.
         nft::del_sources(&mut socket, &[(7, v4, 0)]).unwrap();
         nft::del_sources(&mut socket, &sources).unwrap();
-        assert_eq!(nft::observe(&mut socket).unwrap(), Some(NatState::default()));
+        assert_eq!(
+            nft::observe(&mut socket).unwrap(),
+            Some(NatState::default())
+        );
     });
 }
 
@@ -177,8 +244,17 @@ fn thousands_of_elements_fit_into_one_transaction() {
     in_fresh_netns("nft_many", || {
         let mut socket = Socket::netfilter().unwrap();
         let many = NatState {
-            pods4: (0..5000_u32).map(|n| ((n + 2, Ipv4Addr::from(0x0a00_0000 + n)), 0x0b01_0000)).collect(),
-            pods6: (0..5000_u32).map(|n| ((n + 2, (0xfd_u128 << 120 | u128::from(n)).into()), 0x0b01_0000)).collect(),
+            pods4: (0..5000_u32)
+                .map(|n| ((n + 2, Ipv4Addr::from(0x0a00_0000 + n)), 0x0b01_0000))
+                .collect(),
+            pods6: (0..5000_u32)
+                .map(|n| {
+                    (
+                        (n + 2, (0xfd_u128 << 120 | u128::from(n)).into()),
+                        0x0b01_0000,
+                    )
+                })
+                .collect(),
             ..state()
         };
         nft::install(&mut socket, &state()).unwrap();
