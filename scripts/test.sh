@@ -44,7 +44,7 @@ sum() {
 }
 
 fmt() {
-  cargo fmt --all --check && cargo fmt --manifest-path bench/Cargo.toml --check
+  cargo fmt --all --check -- -l && cargo fmt --manifest-path bench/Cargo.toml --check -- -l
 }
 
 clippy() {

@@ -83,7 +83,13 @@ const OPERATOR: Subject = Subject {
             why: "conditions; state of NICs",
             group: "tombolo.dev",
             resources: &["netresourcesets/status", "enis/status"],
-            verbs: &["patch", "update"],
+            verbs: &["patch"],
+        },
+        Grant {
+            why: "those of a node whose instance is gone",
+            group: "tombolo.dev",
+            resources: &["podendpoints"],
+            verbs: &["delete", "list"],
         },
         Grant {
             why: "which profile a node gets",
@@ -101,14 +107,14 @@ const OPERATOR: Subject = Subject {
             why: "full subnets, limits, failures of the cloud",
             group: "events.k8s.io",
             resources: &["events"],
-            verbs: &["create", "patch"],
+            verbs: &["create"],
         },
     ],
     local: &[Grant {
         why: "one active operator",
         group: "coordination.k8s.io",
         resources: &["leases"],
-        verbs: &["create", "get", "patch", "update"],
+        verbs: &["create", "get", "update"],
     }],
 };
 
