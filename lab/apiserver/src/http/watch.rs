@@ -153,12 +153,27 @@ impl Session {
             if self.ended {
                 return None;
             }
+            if self.cut.has_changed().unwrap_or(true) {
+                return None;
+            }
             self.changed.mark_unchanged();
             self.read();
+            self.tick();
             if self.ready.is_empty() && !self.ended {
                 self.wait().await;
             }
         }
+    }
+
+    /// What is due by the clock, however busy the collection is: bookmarks and the end.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        let end = now >= self.end;
+        if (end || now >= self.next_bookmark) && self.bookmarks && !self.ended {
+            self.bookmark(false);
+            self.next_bookmark = now + self.app.bookmark_every;
+        }
+        self.ended |= end;
     }
 
     /// Turns what happened since the cursor into events.
@@ -199,14 +214,9 @@ impl Session {
         };
         tokio::select! {
             changed = self.changed.changed() => self.ended = changed.is_err(),
-            _ = self.cut.changed() => self.ended = true,
-            () = sleep_until(wake) => {
-                if self.bookmarks {
-                    self.bookmark(false);
-                }
-                self.next_bookmark = Instant::now() + self.app.bookmark_every;
-                self.ended = Instant::now() >= self.end;
-            }
+            // The caller looks at the reason.
+            _ = self.cut.changed() => self.cut.mark_changed(),
+            () = sleep_until(wake) => {}
         }
     }
 

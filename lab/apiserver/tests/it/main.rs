@@ -1,1 +1,16 @@
+//! The API suite. By default every test has a server of its own in this process, reached over loopback TCP. With
+//! `TOMBOLO_TEST_APISERVER=http://host:port` the tests of the API itself run against that server instead, for example a real
+//! kube-apiserver behind `kubectl proxy`; tests of what only the lab's server has (`local`) stay with ours.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod client;
+mod custom;
+mod deletion;
+mod fixture;
+mod kube_rs;
+mod kubectl;
+mod local;
+mod objects;
+mod patches;
+mod tables;
+mod watches;

@@ -1,0 +1,149 @@
+//! A server, a client and a namespace for one test.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tombolo_lab_apiserver::{Args, Server};
+
+use crate::client::Client;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+pub struct Fixture {
+    pub client: Client,
+    /// A namespace of this test alone.
+    pub ns: String,
+    _server: Option<Server>,
+}
+
+impl Fixture {
+    /// The server under test: ours, or the one that the environment names.
+    pub async fn new() -> Self {
+        match std::env::var("TOMBOLO_TEST_APISERVER") {
+            Ok(url) => Self::at(&url, None).await,
+            Err(_) => Self::local(Args::default()).await,
+        }
+    }
+
+    /// Our server with these arguments.
+    pub async fn local(args: Args) -> Self {
+        let server = Server::start(&args).unwrap();
+        let url = server.url();
+        Self::at(&url, Some(server)).await
+    }
+
+    async fn at(url: &str, server: Option<Server>) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let fixture = Self {
+            client: Client::new(url),
+            ns: format!("t{:x}-{count}", now.as_millis()),
+            _server: server,
+        };
+        let body =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": fixture.ns}});
+        let made = fixture.client.post("/api/v1/namespaces", &body).await;
+        made.expect(201);
+        if fixture._server.is_none() {
+            // A real server refuses pods before this account exists.
+            let path = format!("/api/v1/namespaces/{}/serviceaccounts", fixture.ns);
+            fixture
+                .client
+                .watch(&path)
+                .await
+                .until("ADDED", "default")
+                .await;
+        }
+        fixture
+    }
+
+    /// Path of a collection of the core group in this namespace.
+    pub fn core(&self, plural: &str) -> String {
+        format!("/api/v1/namespaces/{}/{plural}", self.ns)
+    }
+
+    pub fn maps(&self) -> String {
+        self.core("configmaps")
+    }
+
+    /// Creates a ConfigMap.
+    pub async fn map(&self, name: &str, metadata: Value) -> Value {
+        let mut body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"k": "v"}});
+        body["metadata"]["name"] = json!(name);
+        self.client.post(&self.maps(), &body).await.expect(201)
+    }
+
+    /// Serves a namespaced kind of this test's own and returns the path of its collection here.
+    pub async fn define(&self, schema: Value, more: Value) -> String {
+        let group = format!("{}.lab.tombolo.dev", self.ns);
+        let mut version = json!({
+            "name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema},
+            "subresources": {"status": {}},
+        });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            version[key] = value.clone();
+        }
+        let body = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("things.{group}")},
+            "spec": {
+                "group": group, "scope": "Namespaced", "versions": [version],
+                "names": {"plural": "things", "kind": "Thing", "shortNames": ["th"], "categories": ["lab"]},
+            },
+        });
+        let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        self.client.post(definitions, &body).await.expect(201);
+        let path = format!("/apis/{group}/v1/namespaces/{}/things", self.ns);
+        // A real server serves a kind some time after its definition; nothing can be watched for that.
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        for _ in 0..600 {
+            if self.client.get(&path).await.code == 200 {
+                return path;
+            }
+            tick.tick().await;
+        }
+        panic!("{path} is not served");
+    }
+
+    /// Body of a Thing.
+    pub fn thing(&self, name: &str, spec: Value) -> Value {
+        json!({
+            "apiVersion": format!("{}.lab.tombolo.dev/v1", self.ns), "kind": "Thing",
+            "metadata": {"name": name}, "spec": spec,
+        })
+    }
+}
+
+/// A schema with an open spec and status.
+pub fn open_schema() -> Value {
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    json!({"type": "object", "properties": {"spec": open, "status": open}})
+}
+
+/// Body of a pod.
+pub fn pod(name: &str, spec: Value) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "c", "image": "i"}]},
+    });
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        pod["spec"][key] = value.clone();
+    }
+    pod
+}
+
+/// `metadata.resourceVersion`.
+pub fn version(object: &Value) -> &str {
+    object["metadata"]["resourceVersion"].as_str().unwrap()
+}
+
+/// Names in a list.
+pub fn names(list: &Value) -> Vec<&str> {
+    list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|o| o["metadata"]["name"].as_str().unwrap())
+        .collect()
+}
