@@ -74,6 +74,16 @@ impl Fixture {
         self.client.post(&self.maps(), &body).await.expect(201)
     }
 
+    /// Short name of this test's kind; tests share a cluster's names.
+    pub fn short(&self) -> String {
+        format!("th-{}", self.ns)
+    }
+
+    /// Category of this test's kind.
+    pub fn category(&self) -> String {
+        format!("lab-{}", self.ns)
+    }
+
     /// Serves a namespaced kind of this test's own and returns the path of its collection here.
     pub async fn define(&self, schema: Value, more: Value) -> String {
         let group = format!("{}.lab.tombolo.dev", self.ns);
@@ -89,7 +99,7 @@ impl Fixture {
             "metadata": {"name": format!("things.{group}")},
             "spec": {
                 "group": group, "scope": "Namespaced", "versions": [version],
-                "names": {"plural": "things", "kind": "Thing", "shortNames": ["th"], "categories": ["lab"]},
+                "names": {"plural": "things", "kind": "Thing", "shortNames": [self.short()], "categories": [self.category()]},
             },
         });
         let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";

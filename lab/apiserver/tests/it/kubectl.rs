@@ -191,24 +191,27 @@ async fn custom_resources_by_short_name() {
         {"name": "Index", "type": "integer", "jsonPath": ".spec.index", "priority": 1},
     ]});
     k.f.define(schema, columns).await;
+    let (short, category) = (k.f.short(), k.f.category());
+    let full = format!("things.{}.lab.tombolo.dev", k.f.ns);
+    let (short, category) = (short.as_str(), category.as_str());
     let file = k.file(
         "thing.json",
         &k.f.thing("a", json!({"node": "n1", "index": 2}))
             .to_string(),
     );
     k.ok(&["create", "--validate=false", "-f", &file]).await;
-    let table = k.ok(&["get", "th"]).await;
+    let table = k.ok(&["get", short]).await;
     assert_eq!(column(&table, 1), ["NODE", "n1"]);
     assert!(!table.contains("INDEX"));
     assert_eq!(
-        column(&k.ok(&["get", "things", "-o", "wide"]).await, 2),
+        column(&k.ok(&["get", &full, "-o", "wide"]).await, 2),
         ["INDEX", "2"]
     );
-    assert_eq!(column(&k.ok(&["get", "lab"]).await, 0), ["NAME", "a"]);
-    assert!(k.ok(&["describe", "th", "a"]).await.contains("n1"));
+    assert_eq!(column(&k.ok(&["get", category]).await, 0), ["NAME", "a"]);
+    assert!(k.ok(&["describe", short, "a"]).await.contains("n1"));
     k.ok(&[
         "patch",
-        "th",
+        short,
         "a",
         "--type=merge",
         "-p",
@@ -218,7 +221,7 @@ async fn custom_resources_by_short_name() {
     let (fine, refused) = k
         .run(&[
             "patch",
-            "th",
+            short,
             "a",
             "--type=merge",
             "-p",
@@ -226,11 +229,11 @@ async fn custom_resources_by_short_name() {
         ])
         .await;
     assert!(!fine && refused.contains("spec.index"), "{refused}");
-    k.ok(&["label", "th", "a", "x=y"]).await;
+    k.ok(&["label", short, "a", "x=y"]).await;
     assert_eq!(
         k.ok(&[
             "get",
-            "th",
+            short,
             "a",
             "-o",
             "jsonpath={.spec.index}{.metadata.labels.x}"
@@ -238,8 +241,8 @@ async fn custom_resources_by_short_name() {
         .await,
         "3y"
     );
-    k.ok(&["delete", "th", "a"]).await;
-    let (_, none) = k.run(&["get", "th"]).await;
+    k.ok(&["delete", short, "a"]).await;
+    let (_, none) = k.run(&["get", short]).await;
     assert!(none.contains("No resources found"), "{none}");
 }
 

@@ -365,8 +365,8 @@ async fn discovery_names_what_is_served() {
         .find(|r| r["name"] == "things")
         .unwrap();
     assert_eq!(thing["kind"], "Thing");
-    assert_eq!(thing["shortNames"], json!(["th"]));
-    assert_eq!(thing["categories"], json!(["lab"]));
+    assert_eq!(thing["shortNames"], json!([f.short()]));
+    assert_eq!(thing["categories"], json!([f.category()]));
     assert!(
         list["resources"]
             .as_array()
