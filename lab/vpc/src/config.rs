@@ -23,7 +23,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The text is not YAML, has an unknown field, or a value of the wrong type (the source names field and line).
-    #[error("parse VPC configuration: {0}")]
+    #[error("parse VPC configuration")]
     Parse(#[from] serde_norway::Error),
     /// A value makes no sense.
     #[error("VPC configuration, field `{field}`: {problem}")]

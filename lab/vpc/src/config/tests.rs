@@ -76,7 +76,11 @@ fn every_refusal_names_its_field() {
         ("ra: {interval_ms: 1}".into(), "`ra.interval_ms`"),
     ];
     for (text, field) in cases {
-        let error = Config::parse(&text).expect_err(&text).to_string();
+        let error = Config::parse(&text).expect_err(&text);
+        let error = format!(
+            "{error}: {:?}",
+            std::error::Error::source(&error).map(ToString::to_string)
+        );
         assert!(
             error.contains(field),
             "{text}\n gave {error}\n which does not name {field}"

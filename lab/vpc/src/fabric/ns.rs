@@ -191,7 +191,8 @@ pub fn await_active(link: &str) -> Result<(), NsError> {
     let start = Instant::now();
     while start.elapsed() < ACTIVE_WITHIN {
         let text = command::run("ip", &["-o", "link", "show", "dev", link], "")?;
-        if text.contains("LOWER_UP") && !text.contains("qdisc noop ") {
+        // LOWER_UP comes too early, and so does the queue's name; the link watch sets the state and starts the queue in one go.
+        if text.contains(" state UP ") {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(1));
