@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on stops")]
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -137,6 +138,12 @@ fn main() {
             table.add("= ADD", start.elapsed());
             table.time("close socket", || drop(pod));
             kept.push((netns, ep, pair, ips));
+        }
+        for _ in 0..10 {
+            let observed = table.time("observe the whole node", || {
+                kernel.observe_node(&BTreeSet::new(), &BTreeSet::new())
+            });
+            assert!(observed.unwrap().nat_intact);
         }
         for (netns, ep, pair, ips) in &kept {
             table

@@ -108,6 +108,7 @@ pub mod rta {
     pub const UNREACHABLE: u8 = 7;
     pub const SCOPE_UNIVERSE: u8 = 0;
     pub const SCOPE_LINK: u8 = 253;
+    pub const SCOPE_HOST: u8 = 254;
     pub const F_ONLINK: u32 = 4;
     /// Routes of this table are the kernel's own.
     pub const TABLE_LOCAL: u32 = 255;

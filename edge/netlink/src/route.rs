@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use rustix::io::Errno;
 use tombolo_core::datapath::conventions::PROTOCOL;
 use tombolo_core::datapath::{Route, RouteKind};
 use tombolo_core::types::Family;
@@ -51,6 +50,26 @@ pub fn add(route: &Route) -> Request {
         rtm::NEWROUTE,
         nlm::CREATE | nlm::REPLACE,
     )
+}
+
+/// Delivers packets to this address locally: what the kernel adds for each address, for IPv6 with a delay.
+#[must_use]
+pub(crate) fn add_local(ip: IpAddr, ifindex: u32) -> Request {
+    let family = Family::of(ip);
+    let local = u8::try_from(rta::TABLE_LOCAL).unwrap_or(u8::MAX);
+    let mut header = [0; rta::HEADER];
+    header[..2].copy_from_slice(&[family_number(family), family.host_prefix()]);
+    header[4..8].copy_from_slice(&[local, PROTOCOL, rta::SCOPE_HOST, rta::LOCAL]);
+    let flags = nlm::CREATE | nlm::REPLACE;
+    let mut request = Request::new(
+        "add local route",
+        ip.to_string(),
+        rtm::NEWROUTE,
+        flags,
+        &header,
+    );
+    request.body.put_ip(rta::DST, ip).put_u32(rta::OIF, ifindex);
+    request
 }
 
 /// Removes exactly this route, only if it carries our protocol number.
@@ -135,23 +154,6 @@ pub fn list(socket: &mut Socket) -> Result<Routes, Error> {
         }
     }
     Ok(routes)
-}
-
-/// Whether the kernel would deliver a packet to this address locally.
-pub(crate) fn is_local(socket: &mut Socket, ip: IpAddr) -> Result<bool, Error> {
-    let family = Family::of(ip);
-    let mut header = [0; rta::HEADER];
-    header[0] = family_number(family);
-    header[1] = family.host_prefix();
-    let mut request = Request::new("look up route", ip.to_string(), rtm::GETROUTE, 0, &header);
-    request.body.put_ip(rta::DST, ip);
-    let mut local = false;
-    match socket.ask(request, |reply| {
-        local |= reply.payload.get(7) == Some(&rta::LOCAL)
-    }) {
-        Err(error) if error.errno() == Some(Errno::NETUNREACH) => Ok(false),
-        outcome => outcome.map(|()| local),
-    }
 }
 
 /// Ours, or another's.

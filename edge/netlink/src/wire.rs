@@ -132,7 +132,7 @@ impl<'a> PodSide<'a> {
     }
 
     /// Configures both sides and returns when packets can flow: the pod's settings, link, addresses, routes, neighbours;
-    /// then the host end's settings, source elements, neighbours, routes, and last its link. Up to there nothing passes.
+    /// then the host end's settings, source elements, link, neighbours, routes. Nothing passes before the host end is up.
     ///
     /// # Errors
     /// [`Error::NotReady`]; the kernel's reason. What was done stays: detach the pod, or configure it again.
@@ -146,55 +146,29 @@ impl<'a> PodSide<'a> {
         if state.pod_families.contains(&Family::V6) {
             self.netns.run(|| prepare_ipv6(&key.ifname))??;
         }
-        let mut requests = vec![
-            link::set_addrgenmode_none(link.pod_ifindex),
-            link::set_up(link.pod_ifindex, true),
-        ];
+        let mut requests = end_up(link.pod_ifindex);
         requests.extend(pod_side(link.pod_ifindex, state));
         self.route.batch(requests)?;
 
         for setting in &state.sysctls {
             write_unless_no_ipv6(setting)?;
         }
-        let sources: Vec<Source> = state
-            .sources
-            .iter()
-            .map(|(ip, mark)| (link.host_ifindex, *ip, *mark))
-            .collect();
+        let source = |(ip, mark): &(IpAddr, u32)| (link.host_ifindex, *ip, *mark);
+        let sources: Vec<Source> = state.sources.iter().map(source).collect();
         nft::add_sources(&mut kernel.netfilter, &sources)?;
-        kernel.route.batch(vec![
-            link::set_addrgenmode_none(link.host_ifindex),
-            link::set_up(link.host_ifindex, true),
-        ])?;
-        let mut requests: Vec<_> = state.neighbours.iter().map(neigh::add).collect();
+        let mut requests = end_up(link.host_ifindex);
+        requests.extend(state.neighbours.iter().map(neigh::add));
         requests.extend(state.routes.iter().map(route::add));
         kernel.route.batch(requests)?;
-        self.await_ready(link.pod_ifindex, state)
-    }
 
-    /// Two things happen on the kernel's own time. The end that came up first can send only when the link watch has seen
-    /// the carrier; asking for the link makes it look (from 6.9 on). And an IPv6 address receives only when a work queue
-    /// has added its local route, duplicate detection or not.
-    fn await_ready(&mut self, ifindex: u32, state: &EndpointState) -> Result<(), Error> {
-        let netns = self.netns;
+        // The end that came up first can send only when the kernel's link watch has seen the carrier. Asking for the link
+        // makes it look (from 6.9 on); before, it takes its time.
         let socket = &mut self.route;
         ready::wait(
-            netns,
-            &format!("carrier of interface {ifindex} in the pod"),
-            || Ok(link::by_index(socket, ifindex)?.is_some_and(|link| link.running)),
-        )?;
-        for net in state
-            .pod_addresses
-            .iter()
-            .filter(|net| net.addr().is_ipv6())
-        {
-            ready::wait(
-                netns,
-                &format!("local route to {} in the pod", net.addr()),
-                || route::is_local(socket, net.addr()),
-            )?;
-        }
-        Ok(())
+            self.netns,
+            &format!("carrier of {} in the pod", key.ifname),
+            || Ok(link::by_index(socket, link.pod_ifindex)?.is_some_and(|link| link.running)),
+        )
     }
 
     /// Sets the interface down and renames it, so that its name is free. Absent, or another's: nothing to do.
@@ -298,13 +272,24 @@ fn doomed_name(index: u32) -> String {
     format!("tmd{index}")
 }
 
+/// Sets one end up, without an address of the kernel's invention.
+fn end_up(ifindex: u32) -> Vec<Request> {
+    vec![
+        link::set_addrgenmode_none(ifindex),
+        link::set_up(ifindex, true),
+    ]
+}
+
 /// What the pod's namespace gets once its end is up.
 fn pod_side(ifindex: u32, state: &EndpointState) -> Vec<Request> {
-    let mut requests: Vec<_> = state
+    let address = |ip: &ipnet::IpNet| addr::add(&Address { ifindex, ip: *ip });
+    let mut requests: Vec<_> = state.pod_addresses.iter().map(address).collect();
+    // The kernel's own comes from a work queue, milliseconds after the address: what arrives before would be lost.
+    let v6 = state
         .pod_addresses
         .iter()
-        .map(|ip| addr::add(&Address { ifindex, ip: *ip }))
-        .collect();
+        .filter(|net| net.addr().is_ipv6());
+    requests.extend(v6.map(|net| route::add_local(net.addr(), ifindex)));
     requests.extend(pod_routes(ifindex, state).iter().map(route::add));
     requests.extend(pod_neighbours(ifindex, state).iter().map(neigh::add));
     requests

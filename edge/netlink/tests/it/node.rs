@@ -24,6 +24,10 @@ impl Node {
     fn new() -> Self {
         let mut kernel = Kernel::open().unwrap();
         let vpc = other_netns();
+        // Without it the link-local addresses take seconds.
+        let no_dad = "-qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0";
+        run("sysctl", no_dad);
+        vpc.run(|| run("sysctl", no_dad)).unwrap();
         let mut nics = Vec::new();
         for index in 0..2_u16 {
             let far = 2 + usize::from(index);

@@ -150,6 +150,10 @@ fn a_pod_is_wired_as_the_conventions_say() {
                     run("ip", "-N -6 route show").trim(),
                     "default via fe80::1 dev eth0 proto 99 metric 1024 onlink pref medium"
                 );
+                // Without waiting for the kernel's own.
+                let local = run("ip", "-N -6 route show table 255");
+                let line = "2 fd00::5 dev eth0 proto 99 metric 1024 pref medium";
+                assert!(local.lines().any(|found| found.trim() == line), "{local}");
                 for gateway in ["169.254.1.1", "fe80::1"] {
                     let shown = &ip(&format!("neigh show {gateway}"))[0];
                     assert_eq!(

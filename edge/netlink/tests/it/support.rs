@@ -126,7 +126,7 @@ pub fn udp(netns: &Netns, ip: impl Into<IpAddr>, port: u16) -> UdpSocket {
         .run(|| UdpSocket::bind(SocketAddr::new(ip.into(), port)).unwrap())
         .unwrap();
     socket
-        .set_read_timeout(Some(Duration::from_secs(5)))
+        .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
     socket
 }
