@@ -6,4 +6,9 @@
 
 pub mod cni;
 pub mod ids;
+#[cfg(feature = "kubelet")]
+mod kubelet;
 pub mod netns;
+
+#[cfg(feature = "kubelet")]
+pub use kubelet::{KubeletArgs, run_kubelet};

@@ -159,7 +159,7 @@ pub(super) fn run(
         .map_err(io("watch"))
         .and_then(|mut talk| {
             match talk
-                .to_the_end(stdin, deadline, cancel)
+                .converse(stdin, deadline, cancel)
                 .map_err(io("talk to"))?
             {
                 Ending::Done => Ok(talk),
@@ -227,7 +227,7 @@ impl Talk {
         })
     }
 
-    fn to_the_end(
+    fn converse(
         &mut self,
         mut input: &[u8],
         deadline: Instant,
