@@ -4,7 +4,7 @@
 //!   PodSide::open ─▶ create ─▶ (core: desired::endpoint with the host index) ─▶ configure         ADD
 //!   detach_pod (synchronous: name free, routes and sources gone) ─▶ reap_doomed (background)      DEL
 //! ```
-//! Every step may be repeated. Nothing passes before the last step of `configure`, which sets the host end up.
+//! Every step may be repeated. Nothing passes before the last step of `configure`.
 
 mod check;
 mod ready;
@@ -131,8 +131,9 @@ impl<'a> PodSide<'a> {
         })
     }
 
-    /// Configures both sides and returns when packets can flow: the pod's settings, link, addresses, routes, neighbours;
-    /// then the host end's settings, source elements, link, neighbours, routes. Nothing passes before the host end is up.
+    /// Configures both sides and returns when packets can flow: the host end's settings, source elements, link,
+    /// neighbours, routes; then the pod's settings, link, routes, neighbours, addresses. Nothing passes before the pod's
+    /// end is up.
     ///
     /// # Errors
     /// [`Error::NotReady`]; the kernel's reason. What was done stays: detach the pod, or configure it again.
@@ -143,13 +144,6 @@ impl<'a> PodSide<'a> {
         key: &AttachmentKey,
         state: &EndpointState,
     ) -> Result<(), Error> {
-        if state.pod_families.contains(&Family::V6) {
-            self.netns.run(|| prepare_ipv6(&key.ifname))??;
-        }
-        let mut requests = end_up(link.pod_ifindex);
-        requests.extend(pod_side(link.pod_ifindex, state));
-        self.route.batch(requests)?;
-
         for setting in &state.sysctls {
             write_unless_no_ipv6(setting)?;
         }
@@ -161,13 +155,20 @@ impl<'a> PodSide<'a> {
         requests.extend(state.routes.iter().map(route::add));
         kernel.route.batch(requests)?;
 
+        if state.pod_families.contains(&Family::V6) {
+            self.netns.run(|| prepare_ipv6(&key.ifname))??;
+        }
+        let mut requests = end_up(link.pod_ifindex);
+        requests.extend(pod_side(link.pod_ifindex, state));
+        self.route.batch(requests)?;
+
         // The end that came up first can send only when the kernel's link watch has seen the carrier. Asking for the link
         // makes it look (from 6.9 on); before, it takes its time.
-        let socket = &mut self.route;
+        let socket = &mut kernel.route;
         ready::wait(
-            self.netns,
-            &format!("carrier of {} in the pod", key.ifname),
-            || Ok(link::by_index(socket, link.pod_ifindex)?.is_some_and(|link| link.running)),
+            &kernel.netns,
+            &format!("carrier of {}", state.host_ifname),
+            || Ok(link::by_index(socket, link.host_ifindex)?.is_some_and(|link| link.running)),
         )
     }
 
@@ -280,18 +281,20 @@ fn end_up(ifindex: u32) -> Vec<Request> {
     ]
 }
 
-/// What the pod's namespace gets once its end is up.
+/// What the pod's namespace gets once its end is up. The IPv4 address comes first: without one the kernel takes no IPv4
+/// router. IPv6 ones come last: each sets off work in the kernel that contends with whatever follows.
 fn pod_side(ifindex: u32, state: &EndpointState) -> Vec<Request> {
-    let address = |ip: &ipnet::IpNet| addr::add(&Address { ifindex, ip: *ip });
-    let mut requests: Vec<_> = state.pod_addresses.iter().map(address).collect();
-    // The kernel's own comes from a work queue, milliseconds after the address: what arrives before would be lost.
-    let v6 = state
+    let address = |ip: &&ipnet::IpNet| addr::add(&Address { ifindex, ip: **ip });
+    let (v4, v6): (Vec<_>, Vec<_>) = state
         .pod_addresses
         .iter()
-        .filter(|net| net.addr().is_ipv6());
-    requests.extend(v6.map(|net| route::add_local(net.addr(), ifindex)));
+        .partition(|net| net.addr().is_ipv4());
+    let mut requests: Vec<_> = v4.iter().map(address).collect();
     requests.extend(pod_routes(ifindex, state).iter().map(route::add));
     requests.extend(pod_neighbours(ifindex, state).iter().map(neigh::add));
+    // The kernel's own comes from a work queue, milliseconds after the address: what arrives before would be lost.
+    requests.extend(v6.iter().map(|net| route::add_local(net.addr(), ifindex)));
+    requests.extend(v6.iter().map(address));
     requests
 }
 
