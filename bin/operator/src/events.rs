@@ -1,7 +1,8 @@
 //! Events: one when a problem begins. They are for people; that one cannot be written delays nothing.
 
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DynamicObject, PostParams};
 use kube::{Api, Client, ResourceExt};
@@ -11,7 +12,7 @@ use crate::clock;
 
 /// Namespace of Events about objects without one, as Kubernetes does it.
 const NAMESPACE: &str = "default";
-const COMPONENT: &str = "tombolo-operator";
+const CONTROLLER: &str = "tombolo.dev/operator";
 
 /// Writes Events.
 #[derive(Clone, Debug)]
@@ -67,7 +68,6 @@ impl Events {
                 .unwrap_or(0);
             message.truncate(end);
         }
-        let now = Time(Timestamp::now());
         let name = subject.0.name.clone().unwrap_or_default();
         let event = Event {
             metadata: ObjectMeta {
@@ -75,18 +75,13 @@ impl Events {
                 namespace: Some(NAMESPACE.to_owned()),
                 ..ObjectMeta::default()
             },
-            involved_object: subject.0,
+            event_time: Some(MicroTime(Timestamp::now())),
+            regarding: Some(subject.0),
             type_: Some("Warning".to_owned()),
             reason: Some(reason.to_owned()),
-            message: Some(message),
-            count: Some(1),
-            first_timestamp: Some(now.clone()),
-            last_timestamp: Some(now),
-            source: Some(EventSource {
-                component: Some(COMPONENT.to_owned()),
-                host: None,
-            }),
-            reporting_component: Some(COMPONENT.to_owned()),
+            action: Some("Plan".to_owned()),
+            note: Some(message),
+            reporting_controller: Some(CONTROLLER.to_owned()),
             reporting_instance: Some(self.identity.clone()),
             ..Event::default()
         };
