@@ -4,6 +4,7 @@
 
 mod eni;
 mod labels;
+pub mod merge;
 mod nrs;
 mod pep;
 mod profile;
