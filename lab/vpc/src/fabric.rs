@@ -26,7 +26,7 @@ use crate::admin::CounterReport;
 use crate::plan::{Desired, FabricPlan};
 
 pub use command::CommandError;
-pub use ns::{Netns, NsError};
+pub use ns::{Netns, NsError, await_local};
 pub use setup::sweep;
 
 /// What the fabric looks like after an attempt to make it as desired.

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use tombolo_core::types::Mac;
+
 use super::command::{self, ip_batch, nft};
-use super::ns::{Netns, NsError, await_active, link_names, sysctls};
+use super::ns::{Netns, NsError, await_active, await_advertised, await_local, link_names, sysctls};
 use super::ra::RaSocket;
 use super::setup::NIC_GROUP;
 use super::{Outcome, rules, setup};
@@ -168,6 +170,7 @@ impl State {
         if let Some(os) = &want.os {
             configure(netns, os)
                 .and_then(|()| await_active(&link))
+                .and_then(|()| await_local(&link, self.plan.gateway6))
                 .inspect_err(|_| {
                     undo_link();
                     let mut script = String::new();
@@ -176,13 +179,26 @@ impl State {
                         tracing::error!(nic, %error, "rules of a NIC that was not plugged remain");
                     }
                 })?;
-            if os.address6.is_some()
-                && let Err(error) = self.ra.advertise_on(&link, want.router_mac)
-            {
-                tracing::warn!(nic, %error, "first router advertisement not sent; the next one follows");
+            if os.address6.is_some() {
+                self.advertise(nic, &link, want.router_mac, netns);
             }
         }
         Ok(())
+    }
+
+    /// The first router advertisement. Its failure leaves the instance without a route until the next one, but plugged.
+    fn advertise(&self, nic: &str, link: &str, mac: Mac, netns: &Netns) {
+        let sent = self
+            .ra
+            .advertise_on(link, mac)
+            .map_err(|source| NsError::Io {
+                what: "send a router advertisement".to_owned(),
+                path: link.to_owned(),
+                source,
+            });
+        if let Err(error) = sent.and_then(|()| netns.run(await_advertised)) {
+            tracing::warn!(nic, %error, "the instance has no IPv6 default route yet");
+        }
     }
 
     fn links(&self, link: &str, want: &Plug, netns: &Netns) -> String {
@@ -308,7 +324,9 @@ fn configure(netns: &Netns, os: &OsConfig) -> Result<(), NsError> {
             ("net/ipv6/conf/eth0/accept_ra", "1"),
             ("net/ipv6/conf/eth0/autoconf", "0"),
         ])?;
-        ip_batch(&out).map_err(Into::into)
+        ip_batch(&out)?;
+        os.address6
+            .map_or(Ok(()), |address| await_local("eth0", address))
     })
 }
 

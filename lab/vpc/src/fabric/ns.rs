@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::command::{self, CommandError};
 
 /// Normally a millisecond; long enough for a machine that does much else.
-const ACTIVE_WITHIN: Duration = Duration::from_secs(5);
+const ACTIVE_WITHIN: Duration = Duration::from_secs(3);
 
 /// A namespace operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,12 @@ pub enum NsError {
     /// A link with both ends up does not become able to send.
     #[error("link {0} is still not active")]
     NotActive(String),
+    /// An address that was added does not become usable.
+    #[error("link {0} still does not accept packets to {1}")]
+    NotLocal(String, Ipv6Addr),
+    /// A router advertisement was sent but gave no route.
+    #[error("no IPv6 default route came of the router advertisement")]
+    NotAdvertised,
     /// A program failed.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -188,14 +195,44 @@ pub fn link_names() -> Result<Vec<String>, NsError> {
 /// # Errors
 /// It does not happen.
 pub fn await_active(link: &str) -> Result<(), NsError> {
+    // LOWER_UP comes too early, and so does the queue's name; the link watch sets the state and starts the queue in one go.
+    await_output(&["-o", "link", "show", "dev", link], " state UP ", || {
+        NsError::NotActive(link.to_owned())
+    })
+}
+
+/// Waits until a link of the calling thread's namespace accepts packets to an IPv6 address of its own. The kernel adds an
+/// address at once, but its local route and its multicast group later, from a work queue, also without duplicate address
+/// detection; until then packets to it are refused.
+///
+/// # Errors
+/// It does not happen.
+pub fn await_local(link: &str, address: Ipv6Addr) -> Result<(), NsError> {
+    let text = address.to_string();
+    let show = ["-6", "route", "show", "table", "local", &text, "dev", link];
+    await_output(&show, &text, || NsError::NotLocal(link.to_owned(), address))
+}
+
+/// Waits until the calling thread's namespace has a default route from a router advertisement.
+///
+/// # Errors
+/// It does not happen: the namespace takes none (it forwards, or `accept_ra` is off).
+pub fn await_advertised() -> Result<(), NsError> {
+    let show = ["-6", "route", "show", "default"];
+    await_output(&show, "proto ra", || NsError::NotAdvertised)
+}
+
+fn await_output(
+    arguments: &[&str],
+    wanted: &str,
+    never: impl FnOnce() -> NsError,
+) -> Result<(), NsError> {
     let start = Instant::now();
     while start.elapsed() < ACTIVE_WITHIN {
-        let text = command::run("ip", &["-o", "link", "show", "dev", link], "")?;
-        // LOWER_UP comes too early, and so does the queue's name; the link watch sets the state and starts the queue in one go.
-        if text.contains(" state UP ") {
+        if command::run("ip", arguments, "")?.contains(wanted) {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    Err(NsError::NotActive(link.to_owned()))
+    Err(never())
 }

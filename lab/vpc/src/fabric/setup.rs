@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
 use super::Sockets;
 use super::command::{ip_batch, nft};
-use super::ns::{Netns, NsError, await_active, sysctls};
+use super::ns::{Netns, NsError, await_active, await_local, sysctls};
 use super::ra::RaSocket;
 use super::rules::{INET_LINK, base};
 use crate::plan::FabricPlan;
@@ -51,9 +51,11 @@ pub fn build(plan: &FabricPlan) -> Result<Sockets, NsError> {
     nft(&base(plan))?;
     inet.run(|| {
         sysctls(ROUTER_SYSCTLS)?;
-        ip_batch(&inet_links(plan)).map_err(Into::into)
+        ip_batch(&inet_links(plan))?;
+        await_all("lo", &plan.hosts)
     })?;
     await_active(INET_LINK)?;
+    await_all("lo", &plan.gateways)?;
     let api = TcpListener::bind((API_ADDRESS, API_PORT))
         .map_err(fabric.io(format!("listen on {API_ADDRESS}:{API_PORT}")))?;
     api.set_nonblocking(true)
@@ -61,6 +63,14 @@ pub fn build(plan: &FabricPlan) -> Result<Sockets, NsError> {
     let ra = RaSocket::open(plan.ra_lifetime_s)
         .map_err(fabric.io("open the router advertisement socket"))?;
     Ok(Sockets { api, ra })
+}
+
+/// Waits for the IPv6 ones of a link's addresses.
+fn await_all(link: &str, addresses: &[IpAddr]) -> Result<(), NsError> {
+    addresses.iter().try_for_each(|address| match address {
+        IpAddr::V4(_) => Ok(()),
+        IpAddr::V6(a) => await_local(link, *a),
+    })
 }
 
 fn router_links(plan: &FabricPlan, inet: &str) -> String {

@@ -6,7 +6,7 @@ use tombolo_cloud_sim::wire::AssignAddresses;
 use tombolo_core::types::Family;
 use tombolo_lab_vpc::fabric::Netns;
 
-use crate::support::{Lab, both, netns, privileged, receive, sh, silent, udp};
+use crate::support::{Lab, add_address, both, netns, privileged, receive, silent, udp};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ipv4_by_public_address_and_ipv6_as_it_is() {
@@ -68,14 +68,7 @@ async fn secondary_ipv4_addresses_do_not_reach_the_internet() {
             count: 1,
         };
         let address = lab.client.cloud(&call).await.unwrap().addresses[0];
-        let length = family.host_prefix();
-        sh(
-            &ns,
-            &format!(
-                "ip addr add {address}/{length} dev eth0 {}",
-                if length == 128 { "nodad" } else { "" }
-            ),
-        );
+        add_address(&ns, address);
         let server = udp(&inet, host, 8100);
         udp(&ns, address, 0).send_to(b"out", (host, 8100)).unwrap();
         match family {

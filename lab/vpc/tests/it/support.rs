@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tombolo_cloud_sim::wire::{CreateNic, NicInfo};
 use tombolo_lab_vpc::admin::{CounterReport, Counters, InstanceDetail, RunInstance};
-use tombolo_lab_vpc::fabric::Netns;
+use tombolo_lab_vpc::fabric::{Netns, await_local};
 use tombolo_lab_vpc::{AdminClient, Config, Options, Server};
 
 /// Long enough for a loaded machine; only failing tests wait for it.
@@ -173,6 +173,17 @@ pub fn sh(ns: &Netns, command: &str) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Configures a further address on `eth0`, usable when this returns.
+pub fn add_address(ns: &Netns, address: IpAddr) {
+    match address {
+        IpAddr::V4(a) => drop(sh(ns, &format!("ip addr add {a}/32 dev eth0"))),
+        IpAddr::V6(a) => {
+            sh(ns, &format!("ip addr add {a}/128 dev eth0 nodad"));
+            ns.run(|| await_local("eth0", a)).unwrap();
+        }
+    }
 }
 
 /// A socket bound in a namespace; it stays usable outside.

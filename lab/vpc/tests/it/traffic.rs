@@ -6,7 +6,7 @@ use tombolo_cloud_sim::wire::{AssignAddresses, UnassignAddresses};
 use tombolo_core::types::Family;
 use tombolo_lab_vpc::capture::Capture;
 
-use crate::support::{Lab, both, netns, privileged, receive, sh, silent, udp};
+use crate::support::{Lab, add_address, both, netns, privileged, receive, sh, silent, udp};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_packet_arrives_in_both_families_and_directions() {
@@ -95,14 +95,7 @@ async fn a_secondary_address_is_reachable_while_it_is_assigned() {
             count: 1,
         };
         let address: IpAddr = lab.client.cloud(&call).await.unwrap().addresses[0];
-        let length = family.host_prefix();
-        sh(
-            &ns_b,
-            &format!(
-                "ip addr add {address}/{length} dev eth0 {}",
-                if length == 128 { "nodad" } else { "" }
-            ),
-        );
+        add_address(&ns_b, address);
         let receiver = udp(&ns_b, address, 6000);
         let sender = udp(&ns_a, source, 6001);
         sender.send_to(b"in", (address, 6000)).unwrap();
