@@ -128,7 +128,10 @@ pub async fn run_kubelet(args: KubeletArgs) -> Result<()> {
         .api
         .parse()
         .with_context(|| format!("--api {:?}", args.api))?;
-    let api = kube::Client::try_from(kube::Config::new(uri)).context("make an API client")?;
+    let mut config = kube::Config::new(uri);
+    // What fails is tried again here, where it is known what it was for.
+    config.default_retry = false;
+    let api = kube::Client::try_from(config).context("make an API client")?;
     let runner = Runner::new(&args.cni_bin_dirs)
         .with_cache(&args.state_dir.join("cni"))
         .with_timeout(Duration::from_secs(args.cni_timeout_seconds));

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -121,7 +121,7 @@ impl Process {
             return Ok(Ended::Unknown);
         };
         // Its number is its own until it is waited for, so the group is its own too.
-        signal_group(self.pid, Signal::KILL)?;
+        kill_group(self.pid)?;
         let status = child.wait().context("take a process's exit status")?;
         Ok(match (status.code(), status.signal()) {
             (Some(code), _) => Ended::Code(code),
@@ -130,18 +130,26 @@ impl Process {
         })
     }
 
-    /// Signals the whole group.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        signal_group(self.pid, signal)
+    /// Asks the process to end; its children hear of it from the process, as in a container.
+    pub fn terminate(&self) -> Result<()> {
+        match pidfd_send_signal(self.fd.get_ref(), Signal::TERM) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => {
+                Err(errno).with_context(|| format!("send SIGTERM to process {:?}", self.pid))
+            }
+        }
+    }
+
+    /// Kills the whole group.
+    pub fn kill(&self) -> Result<()> {
+        kill_group(self.pid)
     }
 }
 
-fn signal_group(pid: Pid, signal: Signal) -> Result<()> {
-    match kill_process_group(pid, signal) {
+fn kill_group(pid: Pid) -> Result<()> {
+    match kill_process_group(pid, Signal::KILL) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-        Err(errno) => {
-            Err(errno).with_context(|| format!("send {signal:?} to process group {pid:?}"))
-        }
+        Err(errno) => Err(errno).with_context(|| format!("kill process group {pid:?}")),
     }
 }
 
@@ -215,9 +223,9 @@ mod tests {
         );
         assert_eq!(fs::read_to_string(&log).unwrap(), "out\nerr\n");
         let mut killed = shell("sleep 1000", &log);
-        killed.signal(Signal::TERM).unwrap();
+        killed.terminate().unwrap();
         assert_eq!(killed.ended().await.unwrap(), Ended::Signal(15));
-        killed.signal(Signal::TERM).unwrap();
+        killed.terminate().unwrap();
     }
 
     #[tokio::test]
@@ -232,8 +240,9 @@ mod tests {
         let left: i32 = fs::read_to_string(&note).unwrap().trim().parse().unwrap();
         // Killed; whoever inherited it may not have taken its status yet.
         let gone = start_ticks(pid_of(left).unwrap()).unwrap();
-        if let Some(ticks) = gone {
-            let mut left = Process::find(left, ticks).unwrap().unwrap();
+        if let Some(ticks) = gone
+            && let Some(mut left) = Process::find(left, ticks).unwrap()
+        {
             left.ended().await.unwrap();
         }
     }
@@ -250,7 +259,7 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
-        found.signal(Signal::KILL).unwrap();
+        found.kill().unwrap();
         assert_eq!(found.ended().await.unwrap(), Ended::Unknown);
         assert_eq!(process.ended().await.unwrap(), Ended::Signal(9));
         assert!(

@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use rustix::process::Signal;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -147,6 +146,8 @@ impl Worker {
         if turn == Turn::Stopped {
             return Ok(());
         }
+        // Free before the object is gone: whoever sees that may send the next pod.
+        self.place = None;
         self.delete_object().await?;
         self.state.forget(&self.context.args.state_dir)
     }
@@ -270,7 +271,7 @@ impl Worker {
                 (Some(process), Some(live)) => live.process = Some(process),
                 // The pod's object is gone, and with it the spec: all that is left to do is to end it.
                 (Some(mut process), None) => {
-                    process.signal(Signal::KILL)?;
+                    process.kill()?;
                     process.ended().await?;
                     self.note_end(index, Ended::Unknown)?;
                 }
@@ -572,7 +573,9 @@ impl Worker {
         let begin = Instant::now();
         let grace = self.wanted.borrow().grace();
         if !grace.is_zero() {
-            self.signal_all(Signal::TERM)?;
+            for process in self.processes() {
+                process.terminate()?;
+            }
             let mut wanted = self.wanted.clone();
             // The grace period may be cut short.
             while self.live.iter().any(|live| live.process.is_some()) {
@@ -586,7 +589,9 @@ impl Worker {
                 }
             }
         }
-        self.signal_all(Signal::KILL)?;
+        for process in self.processes() {
+            process.kill()?;
+        }
         while self.live.iter().any(|live| live.process.is_some()) {
             let (index, ended) = any_ended(&mut self.live).await;
             self.note_end(index, ended?)?;
@@ -594,11 +599,8 @@ impl Worker {
         Ok(())
     }
 
-    fn signal_all(&self, signal: Signal) -> Result<()> {
-        self.live
-            .iter()
-            .filter_map(|live| live.process.as_ref())
-            .try_for_each(|process| process.signal(signal))
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.live.iter().filter_map(|live| live.process.as_ref())
     }
 
     fn host_ips(&self) -> Vec<String> {

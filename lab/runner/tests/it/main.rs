@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod debian;
+mod kubelet;
 mod libcni;
 mod netns;
 mod privilege;
