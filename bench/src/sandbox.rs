@@ -91,7 +91,7 @@ impl Agent {
             }
             None => Command::new(binary),
         };
-        command.arg("--nrs-file").arg(&spec).arg("--run-dir").arg(dir).args(["--node-name", "bench"]);
+        command.arg("run").arg("--nrs-file").arg(&spec).arg("--run-dir").arg(dir).args(["--node-name", "bench", "--max-pods", "240", "--resync-ms", "3600000", "--http", "none"]);
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("start the agent")?;
         let agent = Self { child };
         let socket = dir.join("agent.sock");

@@ -287,7 +287,7 @@ pub fn start_agent(lab: &Lab, node: &Node) -> Result<Process> {
     let mut command = node.command(lab.topology.binary("tombolo-agent")?);
     command
         .env("KUBECONFIG", format!("{NODE_DIR}/kubeconfig"))
-        .args(["--node-name", &node.name])
+        .args(["run", "--node-name", &node.name])
         .args(["--max-pods", &node.max_pods.to_string()]);
     command.args(&lab.topology.agent_args);
     let process = Process::spawn(
