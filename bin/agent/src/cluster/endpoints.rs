@@ -118,9 +118,9 @@ fn wanted(cluster: &Cluster) -> BTreeMap<Id, PodEndpointSpec> {
 /// The pod's name for people, and enough of the key's hash to tell its attachments and its successors apart.
 fn name(record: &Record) -> Id {
     let or = |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { text.to_owned() };
-    let mut pod = or(&record.pod.name, "pod");
-    // Names have at most 253 characters, all of them ASCII.
-    pod.truncate(240);
+    // Names have at most 253 characters, of few kinds; outside Kubernetes a runtime may say anything.
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
+    let pod: String = or(&record.pod.name, "pod").chars().take(240).map(|c| if allowed(c) { c } else { '-' }).collect();
     let stem = record.key.file_stem();
     (or(&record.pod.namespace, "default"), format!("{pod}-{}", stem.get(..10).unwrap_or(&stem)))
 }

@@ -8,7 +8,7 @@ use kube::api::DynamicObject;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use serde_json::Value;
-use tombolo_api::{NetResourceSet, NetResourceSetSpec, NetResourceSetStatus};
+use tombolo_api::{NetResourceSet, NetResourceSetSpec};
 use tombolo_core::types::Reason;
 use tracing::{error, warn};
 
@@ -51,9 +51,9 @@ async fn take(cluster: &Cluster, object: DynamicObject) -> Result<(), (Reason, S
     };
     let value = serde_json::to_value(&object).map_err(undecodable)?;
     let spec: NetResourceSetSpec = part(&value, "spec").map_err(undecodable)?;
-    let status: NetResourceSetStatus = part(&value, "status").map_err(undecodable)?;
+    let shortage = shortage(&value);
     cluster.object.send_replace(Some(Arc::new(value)));
-    cluster.node.shortage.send_replace(shortage(&status));
+    cluster.node.shortage.send_replace(shortage);
     cluster.node.accept(generation, spec).await.map_err(|error| (error.reason(), error.chain()))
 }
 
@@ -63,14 +63,22 @@ fn part<T: serde::de::DeserializeOwned>(object: &Value, name: &str) -> Result<T,
     serde_json::from_value(object.get(name).filter(|v| !v.is_null()).cloned().unwrap_or_else(empty))
 }
 
-/// Why the operator cannot supply more, in its own word, for the message of an ADD that waited in vain.
-fn shortage(status: &NetResourceSetStatus) -> Shortage {
-    let failing = status.conditions.iter().find(|c| c.status == "False" && c.type_ != super::status::READY);
-    match failing {
-        Some(condition) => Shortage {
-            reason: Reason::ALL.iter().copied().find(|reason| reason.word() == condition.reason),
-            message: condition.message.clone(),
-        },
-        None => Shortage::default(),
-    }
+/// Why the operator cannot supply more, in its own word, for the message of an ADD that waited in vain. Conditions that
+/// cannot be decoded say nothing.
+fn shortage(object: &Value) -> Shortage {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    let text = |condition: &Value, name: &str| -> String {
+        condition.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let failing = conditions
+        .into_iter()
+        .flatten()
+        .find(|c| text(c, "status") == "False" && text(c, "type") != super::status::READY);
+    failing.map_or_else(Shortage::default, |condition| {
+        let word = text(condition, "reason");
+        Shortage {
+            reason: Reason::ALL.iter().copied().find(|reason| reason.word() == word),
+            message: text(condition, "message"),
+        }
+    })
 }

@@ -11,7 +11,7 @@ use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use tombolo_api::{AgentStatus, DemandStatus, NetResourceSet, NetResourceSetStatus, ReleaseAnswer, merge};
+use tombolo_api::{AgentStatus, DemandStatus, NetResourceSet, ReleaseAnswer, merge};
 use tombolo_core::ipam::AddressState;
 use tracing::warn;
 
@@ -88,12 +88,12 @@ fn answers(consents: &BTreeMap<std::net::IpAddr, bool>) -> BTreeMap<String, Rele
 async fn write(cluster: &Cluster, api: &Api<DynamicObject>) -> Result<(), String> {
     let Some(object) = cluster.object.borrow().clone() else { return Ok(()) };
     let before = object.get("status").filter(|s| !s.is_null()).cloned().unwrap_or_else(|| json!({}));
-    let now: NetResourceSetStatus = serde_json::from_value(before.clone()).map_err(|e| chain(&e))?;
-    let wanted = NetResourceSetStatus {
-        agent: agent_status(cluster).await.map_err(|e| e.chain())?,
-        conditions: conditions(cluster, &now.conditions),
-    };
-    let wanted = serde_json::to_value(wanted).map_err(|e| chain(&e))?;
+    let agent = agent_status(cluster).await.map_err(|e| e.chain())?;
+    let now = before.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    // Only ours is replaced, whatever else a newer operator writes there.
+    let mut wanted = before.clone();
+    wanted["agent"] = serde_json::to_value(agent).map_err(|e| chain(&e))?;
+    wanted["conditions"] = Value::Array(conditions(cluster, now).map_err(|e| chain(&e))?);
     let Some(change) = merge::diff(&before, &wanted) else { return Ok(()) };
     // Against the version that we saw: a write of the operator in between must not be undone.
     let version = object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
@@ -150,7 +150,7 @@ async fn agent_status(cluster: &Cluster) -> Result<AgentStatus, Error> {
 }
 
 /// All conditions as they are, ours as it should be.
-fn conditions(cluster: &Cluster, now: &[Condition]) -> Vec<Condition> {
+fn conditions(cluster: &Cluster, mut now: Vec<Value>) -> Result<Vec<Value>, serde_json::Error> {
     let wired = cluster.node.wired.borrow().clone();
     let problem = wired.problems.iter().find(|p| !p.serving).or_else(|| wired.problems.first());
     let (status, reason, message) = match problem {
@@ -159,20 +159,21 @@ fn conditions(cluster: &Cluster, now: &[Condition]) -> Vec<Condition> {
         Some(problem) => ("False", problem.reason.word(), problem.message.clone()),
         None => ("True", "Serving", "pods can be attached".to_owned()),
     };
-    let old = now.iter().find(|c| c.type_ == READY);
-    let since = match old {
-        Some(old) if old.status == status => old.last_transition_time.clone(),
-        _ => Time(Timestamp::now()),
-    };
-    let ours = Condition {
+    let is_ours = |condition: &Value| condition["type"] == READY;
+    let old = now.iter().position(is_ours);
+    let since = old.map(|at| &now[at]).filter(|old| old["status"] == status);
+    let since = since.and_then(|old| serde_json::from_value(old["lastTransitionTime"].clone()).ok());
+    let ours = serde_json::to_value(Condition {
         type_: READY.to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
         message,
-        last_transition_time: since,
+        last_transition_time: since.unwrap_or_else(|| Time(Timestamp::now())),
         observed_generation: wired.plan.as_ref().map(|plan| plan.generation),
-    };
-    let mut all: Vec<Condition> = now.iter().filter(|c| c.type_ != READY).cloned().collect();
-    all.insert(0, ours);
-    all
+    })?;
+    match old {
+        Some(at) => now[at] = ours,
+        None => now.push(ours),
+    }
+    Ok(now)
 }

@@ -1,0 +1,388 @@
+//! A node with two NICs on a fabric, the agent in it, and pods' namespaces. Everything carries the process id in its name
+//! and goes when the bed is dropped.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tombolo_rpc as rpc;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Whether the test can run here. In CI it must.
+pub fn possible(test: &str) -> bool {
+    let missing = ["ip", "nft", "nsenter", "ping"].into_iter().find(|tool| {
+        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).stdout(Stdio::null()).status();
+        !found.is_ok_and(|status| status.success())
+    });
+    let reason = match missing {
+        Some(tool) => format!("there is no {tool}"),
+        None if !rustix::process::geteuid().is_root() => "needs root".to_owned(),
+        None => return true,
+    };
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{test}: {reason}");
+    println!("SKIP {test}: {reason}");
+    false
+}
+
+pub struct Bed {
+    pub node: String,
+    fabric: String,
+    pods: Vec<String>,
+    pub dir: tempfile::TempDir,
+    agent: Option<Agent>,
+    pub spec: Value,
+}
+
+struct Agent {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// A pod's namespace, held open as the plugin does.
+pub struct Pod {
+    pub netns: String,
+    file: std::fs::File,
+    pub id: String,
+}
+
+pub const NIC_MACS: [&str; 2] = ["02:77:00:00:00:00", "02:77:00:00:00:01"];
+
+impl Bed {
+    /// Node and fabric, with this many addresses a family for pods on each NIC.
+    pub fn new(addresses: u8) -> Self {
+        let id = format!("tst-agent-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut bed = Self {
+            node: format!("{id}-n"),
+            fabric: format!("{id}-f"),
+            pods: Vec::new(),
+            dir: tempfile::tempdir().unwrap(),
+            agent: None,
+            spec: Value::Null,
+        };
+        for netns in [&bed.node, &bed.fabric] {
+            run("ip", &["netns", "add", netns]);
+            ip(netns, "link set lo up");
+        }
+        for (index, mac) in NIC_MACS.iter().enumerate() {
+            let (node, fabric) = (&bed.node, &bed.fabric);
+            ip(node, &format!("link add eth{index} address {mac} type veth peer name f{index} netns {fabric}"));
+            ip(fabric, &format!("link set f{index} up addrgenmode none"));
+            ip(fabric, &format!("addr add 10.77.{index}.1/24 dev f{index}"));
+            ip(fabric, &format!("addr add fd77:{index}::1/64 dev f{index} nodad"));
+            ip(fabric, &format!("addr add fe80::77/64 dev f{index} nodad"));
+        }
+        let node = bed.node.clone();
+        ip(&node, "link set eth0 up addrgenmode none");
+        ip(&node, "addr add 10.77.0.10/24 dev eth0");
+        ip(&node, "addr add fd77:0::10/64 dev eth0 nodad");
+        ip(&node, "route add default via 10.77.0.1");
+        ip(&node, "route add default via fd77:0::1");
+        let nic = |index: usize| {
+            let mut pods = Vec::new();
+            for n in 0..addresses {
+                pods.push(json!(format!("10.77.{index}.{}", 100 + n)));
+                pods.push(json!(format!("fd77:{index}::{:x}", 0x100 + u16::from(n))));
+            }
+            for ip in &pods {
+                bed.route_to_pod(index, ip.as_str().unwrap());
+            }
+            json!({
+                "id": format!("eni-{index}"), "mac": NIC_MACS[index], "deviceIndex": index, "subnet": format!("s-{index}"),
+                "cidr4": format!("10.77.{index}.0/24"), "cidr6": format!("fd77:{index}::/64"),
+                "gateway4": format!("10.77.{index}.1"), "gateway6": "fe80::77",
+                "primary4": format!("10.77.{index}.10"), "primary6": format!("fd77:{index}::10"),
+                "mtu": 1500, "addresses": pods,
+            })
+        };
+        bed.spec = json!({
+            "instanceId": "i-1", "instanceType": "t", "zone": "z",
+            "profile": {
+                "name": "default", "ipFamilies": "DualStack", "snat": true,
+                "pool": {"warmMin": 0, "warmMax": 1, "coolingSeconds": 1, "churnWindowSeconds": 1, "waitSeconds": 5},
+            },
+            "limits": {"maxNics": 2, "ipv4PerNic": 50, "ipv6PerNic": 50},
+            "vpcCidrs": ["10.77.0.0/16", "fd77::/32"],
+            "nics": [nic(0), nic(1)],
+        });
+        bed.write_spec();
+        bed
+    }
+
+    /// The fabric delivers by owner, without ARP and ND, as a VPC does.
+    fn route_to_pod(&self, index: usize, ip_: &str) {
+        let mac = NIC_MACS[index];
+        ip(&self.fabric, &format!("route replace {ip_} dev f{index}"));
+        ip(&self.fabric, &format!("neigh replace {ip_} lladdr {mac} dev f{index} nud permanent"));
+    }
+
+    pub fn spec_file(&self) -> PathBuf {
+        self.dir.path().join("spec/nrs-spec.json")
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    /// Writes the specification; a running agent takes it.
+    pub fn write_spec(&self) {
+        let path = self.spec_file();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let temporary = path.with_extension("new");
+        std::fs::write(&temporary, self.spec.to_string()).unwrap();
+        std::fs::rename(temporary, path).unwrap();
+    }
+
+    /// Starts the agent and waits until it serves. The comparison by the clock is an hour away.
+    pub fn start(&mut self, arguments: &[&str]) {
+        let mut command = self.command();
+        command.args(["run", "--resync-ms", "3600000", "--http", "127.0.0.1:9810"]);
+        command.arg("--nrs-file").arg(self.spec_file()).args(arguments);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (serving, served) = std::sync::mpsc::channel();
+        let shared = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if line.contains(" serving ") {
+                    serving.send(()).unwrap();
+                }
+                shared.lock().unwrap().push(line);
+            }
+        });
+        self.agent = Some(Agent { child, log });
+        let started = served.recv_timeout(Duration::from_secs(20));
+        assert!(started.is_ok(), "the agent does not serve:\n{}", self.log());
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.node)).arg(env!("CARGO_BIN_EXE_tombolo-agent"));
+        command.env("TOMBOLO_RUN_DIR", self.run_dir()).env("TOMBOLO_LOG", "debug,h2=info,hyper=info");
+        command
+    }
+
+    /// Ends the agent as a crash does.
+    pub fn kill(&mut self) {
+        let mut agent = self.agent.take().unwrap();
+        agent.child.kill().unwrap();
+        agent.child.wait().unwrap();
+    }
+
+    /// Waits for the agent to end by itself.
+    pub fn ended(&mut self) {
+        let bed = &*self;
+        wait_until("the agent ended", || {
+            bed.agent.as_ref().is_some_and(|a| std::fs::read_to_string(format!("/proc/{}/stat", a.child.id()))
+                .map_or(true, |stat| stat.contains(") Z ")))
+        });
+        self.agent.take().unwrap().child.wait().unwrap();
+    }
+
+    pub fn uninstall(&self) {
+        let status = self.command().arg("uninstall").status().unwrap();
+        assert!(status.success());
+    }
+
+    pub fn log(&self) -> String {
+        self.agent.as_ref().map(|agent| agent.log.lock().unwrap().join("\n")).unwrap_or_default()
+    }
+
+    pub fn pod(&mut self, name: &str) -> Pod {
+        let netns = format!("{}-{name}", self.node);
+        run("ip", &["netns", "add", &netns]);
+        self.pods.push(netns.clone());
+        let file = std::fs::File::open(format!("/run/netns/{netns}")).unwrap();
+        Pod { netns, file, id: format!("c-{name}") }
+    }
+
+    pub async fn client(&self) -> rpc::node_client::NodeClient<rpc::Transport> {
+        rpc::connect(&self.run_dir().join("agent.sock")).await.unwrap()
+    }
+
+    pub async fn add(&self, pod: &Pod) -> Result<rpc::Attachment, rpc::Failure> {
+        let reply = self.client().await.add_network(pod.add_request()).await.unwrap().into_inner();
+        match reply.outcome.unwrap() {
+            rpc::add_reply::Outcome::Attachment(attachment) => Ok(attachment),
+            rpc::add_reply::Outcome::Failure(failure) => Err(failure),
+        }
+    }
+
+    pub async fn del(&self, pod: &Pod, with_netns: bool) -> Option<rpc::Failure> {
+        let netns = with_netns.then(|| pod.netns_ref());
+        let request = rpc::DelRequest { protocol: rpc::PROTOCOL, key: Some(pod.key()), netns };
+        self.client().await.del_network(request).await.unwrap().into_inner().failure
+    }
+
+    pub async fn check(&self, pod: &Pod, attachment: &rpc::Attachment) -> Option<rpc::Failure> {
+        let addresses = attachment.addresses.iter().map(|address| address.cidr.clone()).collect();
+        let request = rpc::CheckRequest {
+            protocol: rpc::PROTOCOL,
+            key: Some(pod.key()),
+            netns: Some(pod.netns_ref()),
+            addresses,
+        };
+        self.client().await.check_network(request).await.unwrap().into_inner().failure
+    }
+
+    /// What `/debug/state` says.
+    pub fn state(&self) -> Value {
+        let netns = tombolo_netlink::Netns::open(&PathBuf::from(format!("/run/netns/{}", self.node))).unwrap();
+        let mut stream = netns.run(|| TcpStream::connect("127.0.0.1:9810")).unwrap().unwrap();
+        stream.write_all(b"GET /debug/state HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+
+    /// State word of an address in the pool; empty where the pool does not know it.
+    pub fn address_state(&self, ip: &str) -> String {
+        let state = self.state();
+        let all = state["pool"]["addresses"].as_array().unwrap();
+        let found = all.iter().find(|address| address["ip"] == ip);
+        found.map(|address| address["state"].as_str().unwrap().to_owned()).unwrap_or_default()
+    }
+
+    /// Our rules and routes, and the nft rule set, in comparable form.
+    pub fn kernel(&self) -> Value {
+        let rules = |family| {
+            let mut all = ip_json(&self.node, &format!("{family} rule show"));
+            all.as_array_mut().unwrap().retain(|rule| rule["protocol"] == "99");
+            all
+        };
+        let routes = |family| {
+            let mut all = ip_json(&self.node, &format!("{family} route show table all proto 99"));
+            all.as_array_mut().unwrap().sort_by_key(ToString::to_string);
+            all
+        };
+        json!({
+            "rules": [rules("-4"), rules("-6")],
+            "routes": [routes("-4"), routes("-6")],
+            "nft": self.nft(),
+        })
+    }
+
+    /// Our tables, without handles and counters.
+    pub fn nft(&self) -> Value {
+        fn strip(value: &mut Value) {
+            match value {
+                Value::Object(map) => {
+                    for key in ["handle", "packets", "bytes", "metainfo"] {
+                        map.remove(key);
+                    }
+                    map.values_mut().for_each(strip);
+                }
+                Value::Array(list) => list.iter_mut().for_each(strip),
+                _ => {}
+            }
+        }
+        let mut all: Value = serde_json::from_str(&in_netns(&self.node, "nft", &["-j", "list", "ruleset"])).unwrap();
+        strip(&mut all);
+        all
+    }
+
+    /// Whether an address answers, asked from the fabric.
+    pub fn fabric_reaches(&self, ip_: &str) -> bool {
+        ping(&self.fabric, ip_)
+    }
+}
+
+impl Pod {
+    pub fn key(&self) -> rpc::Key {
+        rpc::Key { network: "tombolo".to_owned(), container_id: self.id.clone(), ifname: "eth0".to_owned() }
+    }
+
+    /// The same namespace under another container id.
+    pub fn under(&self, id: &str) -> Self {
+        Self { netns: self.netns.clone(), file: self.file.try_clone().unwrap(), id: id.to_owned() }
+    }
+
+    pub fn netns_ref(&self) -> rpc::NetnsRef {
+        let metadata = self.file.metadata().unwrap();
+        let path = format!("/run/netns/{}", self.netns);
+        rpc::NetnsRef { fd: self.file.as_raw_fd(), dev: metadata.dev(), ino: metadata.ino(), path }
+    }
+
+    pub fn add_request(&self) -> rpc::AddRequest {
+        let pod = rpc::Pod { namespace: "default".to_owned(), name: self.id.clone(), uid: String::new() };
+        rpc::AddRequest {
+            protocol: rpc::PROTOCOL,
+            key: Some(self.key()),
+            netns: Some(self.netns_ref()),
+            pod: Some(pod),
+            timeout_ms: 10_000,
+        }
+    }
+
+    pub fn reaches(&self, ip_: &str) -> bool {
+        ping(&self.netns, ip_)
+    }
+
+    pub fn has_interface(&self) -> bool {
+        let links = ip_json(&self.netns, "link show");
+        links.as_array().unwrap().iter().any(|link| link["ifname"] == "eth0")
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- agent\n{}", self.log());
+        }
+        if let Some(agent) = &mut self.agent {
+            drop(agent.child.kill());
+            drop(agent.child.wait());
+        }
+        for netns in self.pods.iter().chain([&self.node, &self.fabric]) {
+            drop(Command::new("ip").args(["netns", "del", netns]).status());
+        }
+    }
+}
+
+/// Asks again until it holds, for at most ten seconds.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(10), "not within 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    started.elapsed()
+}
+
+pub fn ip(netns: &str, arguments: &str) {
+    let words: Vec<&str> = ["-n", netns].into_iter().chain(arguments.split_whitespace()).collect();
+    run("ip", &words);
+}
+
+pub fn ip_json(netns: &str, arguments: &str) -> Value {
+    let words: Vec<&str> = ["-j", "-d", "-n", netns].into_iter().chain(arguments.split_whitespace()).collect();
+    let text = run("ip", &words);
+    if text.trim().is_empty() { json!([]) } else { serde_json::from_str(&text).unwrap() }
+}
+
+pub fn in_netns(netns: &str, program: &str, arguments: &[&str]) -> String {
+    let enter = format!("--net=/run/netns/{netns}");
+    let words: Vec<&str> = [enter.as_str(), program].into_iter().chain(arguments.iter().copied()).collect();
+    run("nsenter", &words)
+}
+
+fn ping(netns: &str, ip_: &str) -> bool {
+    let enter = format!("--net=/run/netns/{netns}");
+    let words = [enter.as_str(), "ping", "-n", "-c1", "-W1", ip_];
+    Command::new("nsenter").args(words).stdout(Stdio::null()).status().unwrap().success()
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {}: {text}", arguments.join(" "));
+    String::from_utf8(output.stdout).unwrap()
+}
