@@ -13,7 +13,6 @@ pub(super) struct Growth<'v, 'a> {
     shape: &'v Shape<'a>,
     /// Pairs still missing.
     missing: u32,
-    have: u32,
     /// Free IPv4 addresses a subnet, what this plan takes subtracted.
     free4: BTreeMap<&'v str, u32>,
     /// NICs that the instance takes besides those attached.
@@ -46,7 +45,7 @@ impl<'v, 'a> Growth<'v, 'a> {
             view,
             shape,
             missing,
-            have,
+
             free4: free4.collect(),
             attachable,
             claimed: BTreeSet::new(),
@@ -86,6 +85,9 @@ impl<'v, 'a> Growth<'v, 'a> {
             let (NicState::Available, Some(id)) = (n.state, &n.nic.nic) else {
                 continue;
             };
+            if n.coming(self.view.underway) {
+                continue;
+            }
             let eni = n.nic.eni.clone();
             if self.missing == 0 || self.attachable == 0 || n.nic.unwanted {
                 plan.calls.push(Action::DeleteNic {
@@ -309,7 +311,7 @@ impl<'v, 'a> Growth<'v, 'a> {
             reason,
             subject: subject.to_owned(),
             wanted: self.shape.low,
-            have: self.have,
+            have: self.shape.low - self.missing,
             limit,
             free,
             family: None,

@@ -78,7 +78,7 @@ pub(super) fn plan(view: &View<'_>, shape: &Shape<'_>) -> Plan {
         Growth::new(view, shape, total).grow(&mut plan);
         BTreeSet::new()
     } else {
-        discard_unneeded(shape, &mut plan);
+        discard_unneeded(view, shape, &mut plan);
         let retiring = retiring(view, shape);
         if let Some(nic) = retiring.filter(|n| n.nic.addresses.is_empty())
             && let Some(id) = &nic.nic.nic
@@ -107,13 +107,14 @@ pub(super) fn plan(view: &View<'_>, shape: &Shape<'_>) -> Plan {
 }
 
 /// NICs made or intended that nobody needs.
-fn discard_unneeded(shape: &Shape<'_>, plan: &mut Plan) {
+fn discard_unneeded(view: &View<'_>, shape: &Shape<'_>, plan: &mut Plan) {
     for n in shape
         .nics
         .iter()
         .filter(|n| n.nic.ownership == Ownership::Ours)
     {
-        if matches!(n.state, NicState::Available | NicState::Intended) {
+        let idle = matches!(n.state, NicState::Available | NicState::Intended);
+        if idle && !n.coming(view.underway) {
             plan.calls.push(Action::DeleteNic {
                 eni: n.nic.eni.clone(),
                 nic: n.nic.nic.clone(),

@@ -153,10 +153,11 @@ impl<'a> NicShape<'a> {
         self.nic.ownership != Ownership::Foreign
             && match self.state {
                 NicState::Attaching => !underway.stuck.contains(&self.nic.eni),
-                NicState::Intended => underway.has(&Call::Create {
+                // The call that makes it may show its effect before it ends.
+                NicState::Intended | NicState::Available => underway.has(&Call::Create {
                     eni: self.nic.eni.clone(),
                 }),
-                NicState::Available | NicState::InUse | NicState::Detaching => false,
+                NicState::InUse | NicState::Detaching => false,
             }
     }
 }

@@ -19,6 +19,10 @@ enum Op {
     Restart,
     Stubborn(bool),
     ForeignNic,
+    /// Calls take their time from here on, or not.
+    Lag(bool),
+    /// A call under way goes on by one stage.
+    Progress(usize),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -31,6 +35,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Restart),
         1 => any::<bool>().prop_map(Op::Stubborn),
         1 => Just(Op::ForeignNic),
+        2 => any::<bool>().prop_map(Op::Lag),
+        8 => (0_usize..4).prop_map(Op::Progress),
     ]
 }
 
@@ -62,8 +68,21 @@ fn apply(world: &mut World, planner: &mut Planner, op: &Op) {
             let free = &mut world.subnets[*subnet].free4;
             *free = free.saturating_add_signed(*change);
         }
-        Op::Restart => *planner = Planner::new("n", CONFIG),
+        Op::Restart => {
+            // What the old one had begun comes through before the new one begins.
+            while world.progress(planner, 0) {}
+            *planner = Planner::new("n", CONFIG);
+        }
+        Op::Lag(lag) => {
+            world.lag = *lag;
+            while !lag && world.progress(planner, 0) {}
+        }
+        Op::Progress(index) => {
+            world.progress(planner, *index);
+        }
         Op::Stubborn(yes) => world.stubborn = *yes,
+        // One that comes while a call is under way may take its place: the cloud refuses that call, which is another test.
+        Op::ForeignNic if !world.pending.is_empty() => {}
         Op::ForeignNic => {
             let attached = world
                 .nics
@@ -174,7 +193,7 @@ proptest! {
         families in families(),
         limits in (2_u16..5, 3_u16..7, 3_u16..7),
         free in (6_u32..40, 0_u32..40),
-        ops in proptest::collection::vec((op(), 0_usize..4), 1..30),
+        ops in proptest::collection::vec((op(), 0_usize..4), 1..40),
     ) {
         let mut world = World::new(limits, families, &[("s1", free.0), ("s2", free.1)]);
         let mut planner = Planner::new("n", CONFIG);

@@ -109,7 +109,7 @@ fn a_short_subnet_is_asked_for_what_it_has() {
     let problem = &world.reports[0];
     assert_eq!(
         (problem.reason, problem.wanted, problem.have),
-        (Reason::SubnetFull, 7, 0)
+        (Reason::SubnetFull, 7, 4)
     );
     let text = problem.to_string();
     assert!(text.contains("s1 4") && text.contains("wants 7"), "{text}");

@@ -33,6 +33,15 @@ pub enum Fault {
     LoseReply,
 }
 
+/// A call under way: issued, then (a creation) intended, then carried out, then ended.
+#[derive(Debug)]
+pub struct Pending {
+    call: Call,
+    action: Action,
+    intended: bool,
+    outcome: Option<Result<(), Failure>>,
+}
+
 #[derive(Debug)]
 pub struct World {
     pub now: Millis,
@@ -55,6 +64,9 @@ pub struct World {
     pub reports: Vec<Problem>,
     pub cleared: Vec<Reason>,
     pub log: Vec<Action>,
+    /// Calls take their time: they go on by [`World::progress`] only.
+    pub lag: bool,
+    pub pending: Vec<Pending>,
     serial: u32,
 }
 
@@ -91,6 +103,8 @@ impl World {
             reports: Vec::new(),
             cleared: Vec::new(),
             log: Vec::new(),
+            lag: false,
+            pending: Vec::new(),
             serial: 0,
         };
         world.add_nic("n-0", 0, Ownership::Primary);
@@ -262,14 +276,41 @@ impl World {
             self.log.push(action.clone());
             match action.call() {
                 Some(call) => {
-                    let outcome = self.call(&action);
-                    planner.handle(self.now, Input::Finished(call, outcome));
+                    let intended = !matches!(action, Action::CreateNic { .. });
+                    self.pending.push(Pending {
+                        call,
+                        action,
+                        intended,
+                        outcome: None,
+                    });
                     done = true;
                 }
                 None => done |= self.note(action),
             }
         }
+        while !self.lag && self.progress(planner, 0) {}
         done
+    }
+
+    /// Lets a call go on by one stage; its end is followed by an observation, as the planner demands. False: there is none.
+    pub fn progress(&mut self, planner: &mut Planner, index: usize) -> bool {
+        let Some(pending) = self.pending.get_mut(index) else {
+            return false;
+        };
+        if !pending.intended {
+            pending.intended = true;
+            let action = pending.action.clone();
+            self.intend(&action);
+        } else if pending.outcome.is_none() {
+            let action = pending.action.clone();
+            let outcome = self.call(&action);
+            self.pending[index].outcome = Some(outcome);
+        } else {
+            let ended = self.pending.remove(index);
+            let outcome = ended.outcome.unwrap_or(Ok(()));
+            planner.handle(self.now, Input::Finished(ended.call, outcome));
+        }
+        true
     }
 
     fn note(&mut self, action: Action) -> bool {
@@ -296,6 +337,8 @@ impl World {
 
     /// Steps, then lets time pass to the next timer, until nothing happens for ten minutes. Returns the steps.
     pub fn settle(&mut self, planner: &mut Planner) -> usize {
+        self.lag = false;
+        while self.progress(planner, 0) {}
         let mut quiet_since = self.now;
         for steps in 0..5000 {
             if self.step(planner) {
@@ -406,8 +449,7 @@ impl World {
             } => {
                 assert!(
                     self.nics.len() <= usize::from(self.limits.max_nics),
-                    "too many NICs: {:?}",
-                    self.nics
+                    "too many NICs"
                 );
                 self.intend(action);
                 let need = u32::from(*initial4) + 1;
