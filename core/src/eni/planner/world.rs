@@ -451,7 +451,8 @@ impl World {
                     self.nics.len() <= usize::from(self.limits.max_nics),
                     "too many NICs"
                 );
-                self.intend(action);
+                let intended = self.nics.iter().any(|nic| nic.eni == *eni);
+                assert!(intended, "{eni} was deleted while it was being made");
                 let need = u32::from(*initial4) + 1;
                 if self.subnet_mut(subnet).free4 < need {
                     return Err(failure(Reason::SubnetFull));
