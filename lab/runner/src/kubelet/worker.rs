@@ -1,29 +1,27 @@
 //! The life of one pod on this node. Everything it does can be begun again: what was done is in the state, and an error
 //! leads to the same steps again after a pause.
 
+mod containers;
+mod report;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use serde_json::json;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until};
 
+use self::containers::{Live, any_ended};
 use super::Context;
-use super::command::launch;
 use super::pods::Place;
-use super::process::{self, Ended, Process};
 use super::sandbox::{self, Attached};
-use super::state::{ContainerState, Exit, PodState, Running, Sandbox};
-use super::status::{self, RestartPolicy, Verdict, View, Waiting};
+use super::state::{PodState, Sandbox};
+use super::status::{self, RestartPolicy, Verdict};
 
 /// First and longest pause before a sandbox, a DEL or a container is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// A container that ran this long starts over with its pauses.
-const SETTLED: Duration = Duration::from_secs(10);
 /// Before a status that could not be written is written again.
 const REPORT_AGAIN: Duration = Duration::from_secs(1);
 
@@ -66,16 +64,6 @@ enum Turn {
     Finished,
     /// The stand-in ends.
     Stopped,
-}
-
-/// A container, beside what is remembered of it.
-#[derive(Debug)]
-struct Live {
-    spec: Container,
-    process: Option<Process>,
-    failures: u32,
-    start_at: Option<Instant>,
-    waiting: Waiting,
 }
 
 #[derive(Debug)]
@@ -221,64 +209,6 @@ impl Worker {
             return Ok(turn);
         }
         self.supervise(&pod).await
-    }
-
-    /// Makes the list of containers, once.
-    fn prepare(&mut self, pod: &Pod) {
-        let Some(spec) = &pod.spec else { return };
-        let init = spec
-            .init_containers
-            .iter()
-            .flatten()
-            .map(|container| (container, true));
-        let all: Vec<_> = init
-            .chain(spec.containers.iter().map(|container| (container, false)))
-            .collect();
-        if self.state.containers.len() != all.len() {
-            let fresh = |(container, init): &(&Container, bool)| ContainerState {
-                name: container.name.clone(),
-                init: *init,
-                ..ContainerState::default()
-            };
-            self.state.containers = all.iter().map(fresh).collect();
-        }
-        let live = |(container, _): (&Container, bool)| Live {
-            spec: container.clone(),
-            process: None,
-            failures: 0,
-            start_at: None,
-            waiting: None,
-        };
-        self.live = all.into_iter().map(live).collect();
-    }
-
-    /// Finds the processes that an earlier run left.
-    async fn adopt(&mut self) -> Result<()> {
-        if self.live.is_empty()
-            && let Ok(pod) = self.pod()
-        {
-            self.prepare(&pod);
-        }
-        for index in 0..self.state.containers.len() {
-            let Some(running) = self.state.containers[index].running.clone() else {
-                continue;
-            };
-            let live = self.live.get_mut(index);
-            if live.as_ref().is_some_and(|live| live.process.is_some()) {
-                continue;
-            }
-            match (Process::find(running.pid, running.ticks)?, live) {
-                (Some(process), Some(live)) => live.process = Some(process),
-                // The pod's object is gone, and with it the spec: all that is left to do is to end it.
-                (Some(mut process), None) => {
-                    process.kill()?;
-                    process.ended().await?;
-                    self.note_end(index, Ended::Unknown)?;
-                }
-                (None, _) => self.note_end(index, Ended::Unknown)?,
-            }
-        }
-        Ok(())
     }
 
     /// Makes sandboxes until one stands.
@@ -428,298 +358,4 @@ impl Worker {
             }
         }
     }
-
-    /// Starts every container whose time has come.
-    async fn start_due(&mut self, pod: &Pod) -> Result<()> {
-        let policy = RestartPolicy::of(pod);
-        for index in 0..self.live.len() {
-            let live = &mut self.live[index];
-            let due = live.start_at.is_none_or(|at| at <= Instant::now());
-            if live.process.is_some()
-                || !due
-                || !status::should_start(policy, &self.state.containers, index)
-            {
-                continue;
-            }
-            live.start_at = None;
-            live.waiting = None;
-            self.start(pod, index).await?;
-        }
-        Ok(())
-    }
-
-    async fn start(&mut self, pod: &Pod, index: usize) -> Result<()> {
-        let ips = self
-            .state
-            .sandbox
-            .as_ref()
-            .map(|sandbox| sandbox.ips.clone())
-            .unwrap_or_default();
-        let host_ip = self.host_ips().into_iter().next().unwrap_or_default();
-        let live = &mut self.live[index];
-        let launch = match launch(pod, &live.spec, &ips, &host_ip) {
-            Ok(launch) => launch,
-            Err(error) => {
-                live.waiting = Some(("CreateContainerConfigError".to_owned(), error.to_string()));
-                live.start_at = Some(Instant::now() + PAUSE.1);
-                self.context
-                    .events
-                    .warn(pod, "Failed", &error.to_string())
-                    .await;
-                return Ok(());
-            }
-        };
-        let id = crate::ids::container_id().context("make a container id")?;
-        let netns = self
-            .state
-            .sandbox
-            .as_ref()
-            .and_then(|sandbox| sandbox.namespace(&self.context));
-        let file = format!(
-            "{}_{}_{}.log",
-            self.state.namespace, self.state.name, live.spec.name
-        );
-        let log = self.context.args.state_dir.join("logs").join(file);
-        let started =
-            tokio::task::spawn_blocking(move || process::start(&launch, netns.as_ref(), &log))
-                .await;
-        let state = &mut self.state.containers[index];
-        let now = Timestamp::now();
-        if state.last_exit.is_some() {
-            state.restarts += 1;
-        }
-        match started.context("the thread that starts a container died")? {
-            Ok(started) => {
-                let process = Process::watch(started)?;
-                state.running = Some(Running {
-                    id,
-                    pid: process.pid(),
-                    ticks: process.ticks(),
-                    started_at: now,
-                });
-                live.process = Some(process);
-            }
-            Err(error) => {
-                let (reason, message) = ("StartError".to_owned(), format!("{error:#}"));
-                self.context.events.warn(pod, "Failed", &message).await;
-                let exit = Exit {
-                    id,
-                    code: 128,
-                    signal: None,
-                    reason,
-                    message,
-                    started_at: now,
-                    finished_at: now,
-                };
-                self.ended(index, exit);
-            }
-        }
-        self.save()
-    }
-
-    fn note_end(&mut self, index: usize, ended: Ended) -> Result<()> {
-        let Some(running) = self.state.containers[index].running.take() else {
-            return Ok(());
-        };
-        let (code, signal, reason) = match ended {
-            Ended::Code(0) => (0, None, "Completed"),
-            Ended::Code(code) => (code, None, "Error"),
-            Ended::Signal(signal) => (128 + signal, Some(signal), "Error"),
-            Ended::Unknown => (137, None, "ContainerStatusUnknown"),
-        };
-        let exit = Exit {
-            id: running.id,
-            code,
-            signal,
-            reason: reason.to_owned(),
-            message: String::new(),
-            started_at: running.started_at,
-            finished_at: Timestamp::now(),
-        };
-        self.ended(index, exit);
-        self.save()
-    }
-
-    /// Notes an end, and when the container may start again.
-    fn ended(&mut self, index: usize, exit: Exit) {
-        let settled = exit
-            .finished_at
-            .duration_since(exit.started_at)
-            .unsigned_abs()
-            >= SETTLED;
-        if let Some(live) = self.live.get_mut(index) {
-            live.process = None;
-            live.failures = if settled { 0 } else { live.failures + 1 };
-            let pause =
-                (PAUSE.0 * 2_u32.saturating_pow(live.failures.saturating_sub(1))).min(PAUSE.1);
-            live.start_at = Some(Instant::now() + pause);
-        }
-        self.state.containers[index].last_exit = Some(exit);
-        let policy = self
-            .pod()
-            .map_or(RestartPolicy::Never, |pod| RestartPolicy::of(&pod));
-        if let Some(live) = self.live.get_mut(index) {
-            if status::should_start(policy, &self.state.containers, index) {
-                let message = format!("back-off restarting container {}", live.spec.name);
-                live.waiting = Some(("CrashLoopBackOff".to_owned(), message));
-            } else {
-                live.start_at = None;
-            }
-        }
-    }
-
-    /// SIGTERM, the grace period, SIGKILL.
-    async fn stop_containers(&mut self) -> Result<()> {
-        let begin = Instant::now();
-        let grace = self.wanted.borrow().grace();
-        if !grace.is_zero() {
-            for process in self.processes() {
-                process.terminate()?;
-            }
-            let mut wanted = self.wanted.clone();
-            // The grace period may be cut short.
-            while self.live.iter().any(|live| live.process.is_some()) {
-                let deadline = begin + self.wanted.borrow().grace();
-                tokio::select! {
-                    ended = timeout_at(deadline, any_ended(&mut self.live)) => match ended {
-                        Ok((index, ended)) => self.note_end(index, ended?)?,
-                        Err(_elapsed) => break,
-                    },
-                    changed = wanted.changed() => if changed.is_err() { break },
-                }
-            }
-        }
-        for process in self.processes() {
-            process.kill()?;
-        }
-        while self.live.iter().any(|live| live.process.is_some()) {
-            let (index, ended) = any_ended(&mut self.live).await;
-            self.note_end(index, ended?)?;
-        }
-        Ok(())
-    }
-
-    fn processes(&self) -> impl Iterator<Item = &Process> {
-        self.live.iter().filter_map(|live| live.process.as_ref())
-    }
-
-    fn host_ips(&self) -> Vec<String> {
-        self.context
-            .args
-            .addresses()
-            .iter()
-            .map(ToString::to_string)
-            .collect()
-    }
-
-    fn status(&self, pod: &Pod, verdict: Option<Verdict>) -> PodStatus {
-        let waiting: Vec<_> = self.live.iter().map(|live| live.waiting.clone()).collect();
-        let (host_ips, problem) = (self.host_ips(), self.problem.as_deref());
-        // The latest object, for the conditions that others keep there.
-        let latest = self.pod();
-        let pod = latest.as_deref().unwrap_or(pod);
-        let view = View {
-            pod,
-            state: &self.state,
-            waiting: &waiting,
-            host_ips: &host_ips,
-            verdict,
-            problem,
-        };
-        status::of(&view, Timestamp::now())
-    }
-
-    /// Writes the status where it changed; a failure is made up for later.
-    async fn report(&mut self, pod: &Pod, verdict: Option<Verdict>) {
-        let status = self.status(pod, verdict);
-        if self
-            .reported
-            .as_ref()
-            .is_some_and(|reported| same(reported, &status))
-        {
-            self.report_at = None;
-            return;
-        }
-        let written = self.write(&status).await;
-        self.report_at = (!written).then(|| Instant::now() + REPORT_AGAIN);
-    }
-
-    /// Whether the status is written, or need not be any more.
-    async fn write(&mut self, status: &PodStatus) -> bool {
-        let api: Api<Pod> = Api::namespaced(self.context.api.clone(), &self.state.namespace);
-        // The uid keeps it from a later pod of the same name.
-        let patch =
-            Patch::Merge(json!({ "metadata": { "uid": self.state.uid }, "status": status }));
-        match api
-            .patch_status(&self.state.name, &PatchParams::default(), &patch)
-            .await
-        {
-            Ok(_) => {}
-            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409 | 422) => {
-                tracing::info!(
-                    pod = self.state.name,
-                    code = answer.code,
-                    "status not written: {}",
-                    answer.message
-                );
-            }
-            Err(error) => {
-                tracing::warn!(pod = self.state.name, %error, "status not written");
-                return false;
-            }
-        }
-        self.reported = Some(status.clone());
-        true
-    }
-
-    async fn delete_object(&mut self) -> Result<()> {
-        if self.wanted.borrow().gone {
-            return Ok(());
-        }
-        let api: Api<Pod> = Api::namespaced(self.context.api.clone(), &self.state.namespace);
-        let uid = Some(self.state.uid.clone());
-        let preconditions = Some(Preconditions {
-            uid,
-            resource_version: None,
-        });
-        let options = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions,
-            ..DeleteParams::default()
-        };
-        match api.delete(&self.state.name, &options).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(()),
-            Err(error) => Err(error).with_context(|| {
-                format!("delete pod {}/{}", self.state.namespace, self.state.name)
-            }),
-        }
-    }
-}
-
-/// Whether two statuses say the same; when a condition changed is decided anew each time and does not count.
-fn same(a: &PodStatus, b: &PodStatus) -> bool {
-    let without_times = |status: &PodStatus| {
-        let mut status = status.clone();
-        for condition in status.conditions.iter_mut().flatten() {
-            condition.last_transition_time = None;
-        }
-        status
-    };
-    without_times(a) == without_times(b)
-}
-
-/// The next container to end; never returns while none runs.
-async fn any_ended(live: &mut [Live]) -> (usize, Result<Ended>) {
-    let processes = live
-        .iter_mut()
-        .enumerate()
-        .filter_map(|(index, live)| Some((index, live.process.as_mut()?)));
-    let ends: Vec<_> = processes
-        .map(|(index, process)| Box::pin(async move { (index, process.ended().await) }))
-        .collect();
-    if ends.is_empty() {
-        return std::future::pending().await;
-    }
-    futures::future::select_all(ends).await.0
 }
