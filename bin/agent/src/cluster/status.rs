@@ -122,8 +122,9 @@ fn replace_if_newer(object: &mut Option<Arc<Value>>, written: Value) -> bool {
 }
 
 async fn agent_status(cluster: &Cluster) -> Result<AgentStatus, Error> {
-    let snapshot = cluster.node.pool.snapshot().await?;
+    // The generation first: answers may be newer than the spec that they are said to be about, never older.
     let wired = cluster.node.wired.borrow().clone();
+    let snapshot = cluster.node.pool.snapshot().await?;
     let in_use = |(_, state): &(_, AddressState)| {
         matches!(state, AddressState::Bound(_) | AddressState::Draining(_) | AddressState::Cooling { .. })
     };
