@@ -11,10 +11,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tombolo_api::{
     Eni, EniStatus, FINALIZER_ENI, FINALIZER_NRS, LABEL_NODE, NetResourceSet, NetResourceSetSpec,
-    PodEndpoint,
+    PodEndpoint, merge,
 };
 
-use crate::merge;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 

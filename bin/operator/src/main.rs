@@ -11,7 +11,6 @@ mod http;
 mod inventory;
 mod leader;
 mod leaks;
-mod merge;
 mod metrics;
 mod node;
 mod objects;
