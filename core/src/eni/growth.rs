@@ -281,7 +281,9 @@ impl<'v, 'a> Growth<'v, 'a> {
     /// Says why the rest cannot be had.
     fn explain(&self, plan: &mut Plan) {
         let observation = self.view.observation;
-        if self.creating(plan) {
+        // A NIC that is just being given back makes room when it is gone.
+        let going = |call: &Call| matches!(call, Call::Detach { .. } | Call::Delete { .. });
+        if self.creating(plan) || self.view.underway.calls.keys().any(going) {
             return;
         }
         let (reason, subject, limit, free) = if self.subnet_short {

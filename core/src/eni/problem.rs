@@ -41,7 +41,7 @@ impl fmt::Display for Problem {
         } = self;
         write!(f, "{subject}")?;
         match (reason, limit) {
-            (Reason::NicLimit, Some(limit)) => write!(f, ": all {limit} NICs are in use")?,
+            (Reason::NicLimit, Some(limit)) => write!(f, ": {limit} NICs are the most")?,
             (Reason::AddressLimit, Some(limit)) => {
                 write!(f, ": {limit} addresses a NIC are the most")?
             }
