@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Release binaries in target/release: the workspace, and the plugin as the static program that is shipped.
+# Release binaries in target/release; the plugin as the static program that is shipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 host=$(rustc -vV | sed -n 's/^host: //p')
 
-cargo build --workspace --locked --release --bins
-# Static, and alone: with the features that it asks for itself, not those of the whole workspace.
+cargo build --workspace --exclude xtask --exclude tombolo-cni --locked --release --bins
+# Alone: with the features that it asks for itself, not those of the whole workspace.
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target "$host" --package tombolo-cni
 install -m 755 "$target/$host/release/tombolo-cni" "$target/release/tombolo-cni"
 

@@ -55,7 +55,7 @@ clippy() {
 compile() {
   cargo build --workspace --locked --bins &&
     cargo test --workspace --locked --no-run --message-format=json-render-diagnostics >"$logs/artifacts.json" &&
-    sed -nE 's/.*"package_id":"path\+file:\/\/([^#"]*)#.*"kind":\["([a-z]+)".*"test":true.*"executable":"([^"]+)".*/\1 \2 \3/p' \
+    sed -nE 's/.*"package_id":"path\+file:\/\/([^#"]*)#.*"kind":\["([a-z]+)".*"overflow_checks":[a-z]+,"test":true.*"executable":"([^"]+)".*/\1 \2 \3/p' \
       "$logs/artifacts.json" >"$logs/programs" && [ -s "$logs/programs" ]
 }
 
@@ -65,7 +65,7 @@ run_programs() {
   while read -r folder kind program; do
     [[ "$folder $kind" =~ $1 ]] || continue
     echo "-- ${folder#"$PWD"/} ($kind)"
-    (cd "$folder" && "$program" --show-output) || status=1
+    (cd "$folder" && "$program" --show-output) || { echo "-- ${folder#"$PWD"/} ($kind) FAILED"; status=1; }
   done <"$logs/programs"
   return $status
 }
