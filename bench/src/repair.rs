@@ -21,8 +21,8 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
         samples.begin();
         for _ in 0..10 {
             for family in ["-4", "-6"] {
-                run("ip", &[family, "route", "flush", "table", "all", "proto", "99"])?;
-                run("ip", &[family, "rule", "flush", "proto", "99"])?;
+                run("ip", &[family, "route", "flush", "table", "all", "proto", "116"])?;
+                run("ip", &[family, "rule", "flush", "proto", "116"])?;
             }
             let begin = Instant::now();
             while counts()? != whole {
@@ -44,9 +44,9 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
 fn counts() -> Result<[usize; 4]> {
     let lines = |args: &[&str]| run("ip", args).map(|t| t.lines().count());
     Ok([
-        lines(&["-4", "rule", "show", "proto", "99"])?,
-        lines(&["-6", "rule", "show", "proto", "99"])?,
-        lines(&["-4", "route", "show", "table", "all", "proto", "99"])?,
-        lines(&["-6", "route", "show", "table", "all", "proto", "99"])?,
+        lines(&["-4", "rule", "show", "proto", "116"])?,
+        lines(&["-6", "rule", "show", "proto", "116"])?,
+        lines(&["-4", "route", "show", "table", "all", "proto", "116"])?,
+        lines(&["-6", "route", "show", "table", "all", "proto", "116"])?,
     ])
 }

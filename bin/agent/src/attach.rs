@@ -104,7 +104,8 @@ async fn locked(node: &Arc<Node>, request: Request, cancel: &Arc<Cancel>) -> Res
             ino: request.netns.id().ino,
             path: request.path.clone(),
         },
-        mtu: wired.pod_mtu(&addresses),
+        // As it is now: the NIC may have come while this ADD waited for an address.
+        mtu: node.wired.borrow().pod_mtu(&addresses),
         addresses,
         host_ifindex: None,
         since: clock::now(),

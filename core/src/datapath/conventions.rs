@@ -17,9 +17,9 @@
 
 use crate::types::NicId;
 
-/// Route and rule protocol number that marks what is ours (`ip route show proto 99`). 99 is unassigned in
+/// Route and rule protocol number that marks what is ours (`ip route show proto 116`). 116 is unassigned in
 /// iproute2's `rt_protos` and in the kernel's `rtnetlink.h`.
-pub const PROTOCOL: u8 = 99;
+pub const PROTOCOL: u8 = 116;
 
 /// Table of the routes to local pods.
 pub const POD_TABLE: u32 = 990;

@@ -50,6 +50,8 @@ pub fn start_holder(own_binary: &Path, hostname: &str) -> Result<Process> {
         .args(["node-holder", hostname])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        // It outlives us: whoever reads our output must not wait for it.
+        .stderr(Stdio::null())
         .spawn()
         .context("start unshare")?;
     let mut line = String::new();

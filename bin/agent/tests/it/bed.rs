@@ -80,7 +80,8 @@ impl Bed {
             ip(fabric, &format!("addr add fe80::77/64 dev f{index} nodad"));
         }
         let node = bed.node.clone();
-        ip(&node, "link set eth0 up addrgenmode none");
+        in_netns(&node, "sh", &["-c", "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad"]);
+        ip(&node, "link set eth0 up");
         ip(&node, "addr add 10.77.0.10/24 dev eth0");
         ip(&node, "addr add fd77:0::10/64 dev eth0 nodad");
         ip(&node, "route add default via 10.77.0.1");
@@ -152,8 +153,8 @@ impl Bed {
         let shared = Arc::clone(&log);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                if line.contains(" serving ") {
-                    serving.send(()).unwrap();
+                if line.contains("tombolo_agent::run: serving") {
+                    drop(serving.send(()));
                 }
                 shared.lock().unwrap().push(line);
             }
@@ -161,6 +162,21 @@ impl Bed {
         self.agent = Some(Agent { child, log });
         let started = served.recv_timeout(Duration::from_secs(20));
         assert!(started.is_ok(), "the agent does not serve:\n{}", self.log());
+        self.await_carrier();
+    }
+
+    /// Until the kernel's link watch has seen all carriers, it drops what these links send.
+    pub fn await_carrier(&self) {
+        for (netns, name) in [(&self.node, "eth"), (&self.fabric, "f")] {
+            let all_up = || {
+                let links = ip_json(netns, "link show");
+                let count = self.spec["nics"].as_array().unwrap().len();
+                let names: Vec<String> = (0..count).map(|n| format!("{name}{n}")).collect();
+                let is = |link: &Value, wanted: &String| link["ifname"] == wanted.as_str() && link["operstate"] == "UP";
+                names.iter().all(|name| links.as_array().unwrap().iter().any(|link| is(link, name)))
+            };
+            wait_until("carriers", all_up);
+        }
     }
 
     fn command(&self) -> Command {
@@ -255,11 +271,11 @@ impl Bed {
     pub fn kernel(&self) -> Value {
         let rules = |family| {
             let mut all = ip_json(&self.node, &format!("{family} rule show"));
-            all.as_array_mut().unwrap().retain(|rule| rule["protocol"] == "99");
+            all.as_array_mut().unwrap().retain(|rule| rule["protocol"] == "116");
             all
         };
         let routes = |family| {
-            let mut all = ip_json(&self.node, &format!("{family} route show table all proto 99"));
+            let mut all = ip_json(&self.node, &format!("{family} route show table all proto 116"));
             all.as_array_mut().unwrap().sort_by_key(ToString::to_string);
             all
         };
@@ -332,10 +348,25 @@ impl Pod {
     }
 }
 
+impl Bed {
+    /// What the kernel holds, for whoever reads a failed test.
+    fn dump(&self) {
+        for netns in [&self.node, &self.fabric].into_iter().chain(&self.pods) {
+            let show = "ip -br link; ip -br addr; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; \
+                        ip neigh; ip -s -s link | grep -A1 -i errors; nft list ruleset; nstat -az | grep -i 'filter\\|NoRoute\\|Discards'";
+            let enter = format!("--net=/run/netns/{netns}");
+            let output = Command::new("nsenter").args([&enter, "sh", "-c", show]).output();
+            let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+            eprintln!("--- {netns}\n{text}");
+        }
+    }
+}
+
 impl Drop for Bed {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- agent\n{}", self.log());
+            self.dump();
         }
         if let Some(agent) = &mut self.agent {
             drop(agent.child.kill());

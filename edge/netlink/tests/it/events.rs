@@ -83,7 +83,7 @@ fn every_kind_of_object_is_reported() {
         for (family, dst) in [(Family::V4, "10.0.1.5/32"), (Family::V6, "fd00::5/128")] {
             run(
                 "ip",
-                &format!("route add {dst} dev tst-nl0 table 990 proto 99"),
+                &format!("route add {dst} dev tst-nl0 table 990 proto 116"),
             );
             let route = |gone| Changed::Routes {
                 family,
@@ -94,7 +94,7 @@ fn every_kind_of_object_is_reported() {
             await_event(&mut events, |event| event.changed == route(false));
             run(
                 "ip",
-                &format!("route del {dst} dev tst-nl0 table 990 proto 99"),
+                &format!("route del {dst} dev tst-nl0 table 990 proto 116"),
             );
             await_event(&mut events, |event| event.changed == route(true));
         }

@@ -209,7 +209,7 @@ fn a_plan_carried_out_leaves_nothing_to_do() {
         assert_eq!(node.resync(), 0);
         // Everything of ours deleted by another comes back.
         for flag in ["-4", "-6"] {
-            run("ip", &format!("{flag} rule flush protocol 99"));
+            run("ip", &format!("{flag} rule flush protocol 116"));
             run("ip", &format!("{flag} route flush table 990"));
             run("ip", &format!("{flag} route flush table 1001"));
         }

@@ -286,39 +286,39 @@ fn routes_round_trip() {
         let all = [
             (
                 route(990, "10.0.1.5/32", &link, 1024),
-                "10.0.1.5 dev tst-nl0 proto 99 scope 253 metric 1024",
+                "10.0.1.5 dev tst-nl0 proto 116 scope 253 metric 1024",
             ),
             (
                 route(254, "10.3.0.0/16", &link, 0),
-                "10.3.0.0/16 dev tst-nl0 proto 99 scope 253",
+                "10.3.0.0/16 dev tst-nl0 proto 116 scope 253",
             ),
             (
                 route(1001, "0.0.0.0/0", &via("10.0.0.1"), 0),
-                "default via 10.0.0.1 dev tst-nl0 proto 99 onlink",
+                "default via 10.0.0.1 dev tst-nl0 proto 116 onlink",
             ),
             (
                 route(1001, "0.0.0.0/0", &via("fe80::9"), 7),
-                "default via inet6 fe80::9 dev tst-nl0 proto 99 metric 7 onlink",
+                "default via inet6 fe80::9 dev tst-nl0 proto 116 metric 7 onlink",
             ),
             (
                 route(1001, "10.9.0.0/16", &RouteKind::Unreachable, 0),
-                "7 10.9.0.0/16 proto 99",
+                "7 10.9.0.0/16 proto 116",
             ),
             (
                 route(990, "fd00::5/128", &link, 1024),
-                "fd00::5 dev tst-nl0 proto 99 metric 1024 pref medium",
+                "fd00::5 dev tst-nl0 proto 116 metric 1024 pref medium",
             ),
             (
                 route(1001, "::/0", &via("fe80::1"), 1024),
-                "default via fe80::1 dev tst-nl0 proto 99 metric 1024 onlink pref medium",
+                "default via fe80::1 dev tst-nl0 proto 116 metric 1024 onlink pref medium",
             ),
             (
                 route(1001, "::/0", &via("fd00:1::1"), 5),
-                "default via fd00:1::1 dev tst-nl0 proto 99 metric 5 onlink pref medium",
+                "default via fd00:1::1 dev tst-nl0 proto 116 metric 5 onlink pref medium",
             ),
             (
                 route(1001, "fd09::/16", &RouteKind::Unreachable, 9),
-                "7 fd09::/16 dev lo proto 99 metric 9 pref medium",
+                "7 fd09::/16 dev lo proto 116 metric 9 pref medium",
             ),
         ];
         for (route, text) in &all {
@@ -449,49 +449,49 @@ fn rules_round_trip() {
                     512,
                     Selector::All,
                     RuleAction::Lookup(990),
-                    "from all lookup 990 proto 99".to_owned(),
+                    "from all lookup 990 proto 116".to_owned(),
                 ),
                 (
                     1000,
                     Selector::Iif("tst-nl0".into()),
                     RuleAction::Goto(2000),
-                    "from all iif tst-nl0 [detached] goto 2000 proto 99".into(),
+                    "from all iif tst-nl0 [detached] goto 2000 proto 116".into(),
                 ),
                 (
                     1000,
                     Selector::Iif("tst-nl.1".into()),
                     RuleAction::Goto(2000),
-                    "from all iif tst-nl.1 [detached] goto 2000 proto 99".into(),
+                    "from all iif tst-nl.1 [detached] goto 2000 proto 116".into(),
                 ),
                 (
                     1024,
                     Selector::Mark(nic_mark(0), 0x0fff_0000),
                     RuleAction::Lookup(254),
-                    "from all fwmark 0xb010000/0xfff0000 lookup 254 proto 99".into(),
+                    "from all fwmark 0xb010000/0xfff0000 lookup 254 proto 116".into(),
                 ),
                 (
                     1536,
                     Selector::Mark(nic_mark(1), 0x0fff_0000),
                     RuleAction::Lookup(nic_table(1)),
-                    "from all fwmark 0xb020000/0xfff0000 lookup 1001 proto 99".into(),
+                    "from all fwmark 0xb020000/0xfff0000 lookup 1001 proto 116".into(),
                 ),
                 (
                     1600,
                     Selector::Mark(0x0b00_0000, 0x0f00_0000),
                     RuleAction::Blackhole,
-                    "from all fwmark 0xb000000/0xf000000 6 proto 99".into(),
+                    "from all fwmark 0xb000000/0xf000000 6 proto 116".into(),
                 ),
                 (
                     1800,
                     Selector::From(net(from)),
                     RuleAction::Blackhole,
-                    format!("from {from} 6 proto 99"),
+                    format!("from {from} 6 proto 116"),
                 ),
                 (
                     2000,
                     Selector::All,
                     RuleAction::Nop,
-                    "from all nop proto 99".into(),
+                    "from all nop proto 116".into(),
                 ),
             ]
         };
@@ -554,7 +554,7 @@ fn anothers_rule_is_shown_and_left_alone() {
         );
         run(
             "ip",
-            "rule add priority 700 from 10.0.0.0/8 uidrange 0-0 lookup 5 protocol 99",
+            "rule add priority 700 from 10.0.0.0/8 uidrange 0-0 lookup 5 protocol 116",
         );
         let same = Rule {
             family: Family::V4,

@@ -106,7 +106,7 @@ fn a_pod_is_wired_as_the_conventions_say() {
         assert_eq!(
             v4.trim(),
             format!(
-                "10.0.1.5 dev {} proto 99 scope 253 metric 1024",
+                "10.0.1.5 dev {} proto 116 scope 253 metric 1024",
                 state.host_ifname
             )
         );
@@ -114,7 +114,7 @@ fn a_pod_is_wired_as_the_conventions_say() {
         assert_eq!(
             v6.trim(),
             format!(
-                "fd00::5 dev {} proto 99 metric 1024 pref medium",
+                "fd00::5 dev {} proto 116 metric 1024 pref medium",
                 state.host_ifname
             )
         );
@@ -142,17 +142,17 @@ fn a_pod_is_wired_as_the_conventions_say() {
                 assert_eq!(
                     lines,
                     [
-                        "default via 169.254.1.1 dev eth0 proto 99 onlink",
-                        "169.254.1.1 dev eth0 proto 99 scope 253"
+                        "default via 169.254.1.1 dev eth0 proto 116 onlink",
+                        "169.254.1.1 dev eth0 proto 116 scope 253"
                     ]
                 );
                 assert_eq!(
                     run("ip", "-N -6 route show").trim(),
-                    "default via fe80::1 dev eth0 proto 99 metric 1024 onlink pref medium"
+                    "default via fe80::1 dev eth0 proto 116 metric 1024 onlink pref medium"
                 );
                 // Without waiting for the kernel's own.
                 let local = run("ip", "-N -6 route show table 255");
-                let line = "2 fd00::5 dev eth0 proto 99 metric 1024 pref medium";
+                let line = "2 fd00::5 dev eth0 proto 116 metric 1024 pref medium";
                 assert!(local.lines().any(|found| found.trim() == line), "{local}");
                 for gateway in ["169.254.1.1", "fe80::1"] {
                     let shown = &ip(&format!("neigh show {gateway}"))[0];

@@ -237,7 +237,7 @@ fn kernel(node: &Node) -> Result<KernelView> {
         let rules = ip_json(&netns, &[flag, "rule", "show"])?;
         let ours = rules
             .iter()
-            .filter(|r| text(r, "/protocol") == "99")
+            .filter(|r| text(r, "/protocol") == "116")
             .filter_map(|r| {
                 Some((
                     u32::try_from(r.get("priority")?.as_u64()?).ok()?,
@@ -247,7 +247,7 @@ fn kernel(node: &Node) -> Result<KernelView> {
         view.rules.insert(family.to_owned(), ours.collect());
         for route in ip_json(
             &netns,
-            &[flag, "route", "show", "table", "all", "proto", "99"],
+            &[flag, "route", "show", "table", "all", "proto", "116"],
         )? {
             let table: u32 = text(&route, "/table").parse().unwrap_or_default();
             if (1001..=1254).contains(&table) && text(&route, "/dst") == "default" {
@@ -303,7 +303,8 @@ fn pod_addresses(node: &Node, view: &mut KernelView) -> Result<()> {
             continue;
         };
         for link in &links {
-            for address in array(link, "/addr_info") {
+            // What the filter leaves out comes as an empty object.
+            for address in array(link, "/addr_info").filter(|a| a.get("local").is_some()) {
                 view.pod_addresses.insert(
                     text(address, "/local")
                         .parse()

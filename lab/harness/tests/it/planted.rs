@@ -111,7 +111,7 @@ fn each_discrepancy_planted_in_a_lab_is_found() {
                     "1",
                     "blackhole",
                     "proto",
-                    "99",
+                    "116",
                 ],
                 "ip",
                 vec!["rule", "del", "pref", "1600", "fwmark", "1", "blackhole"],

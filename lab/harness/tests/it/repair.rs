@@ -29,12 +29,12 @@ fn rules_and_routes_deleted_by_hand_come_back() {
             in_ns(
                 &node.netns(),
                 "ip",
-                &[family, "rule", "flush", "proto", "99"],
+                &[family, "rule", "flush", "proto", "116"],
             )?;
             in_ns(
                 &node.netns(),
                 "ip",
-                &[family, "route", "flush", "table", "all", "proto", "99"],
+                &[family, "route", "flush", "table", "all", "proto", "116"],
             )?;
         }
         wait_for("rules and routes", Duration::from_secs(10), async || {
@@ -61,8 +61,8 @@ fn ours(node: &Node) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for family in ["-4", "-6"] {
         for args in [
-            &[family, "rule", "show", "proto", "99"][..],
-            &[family, "route", "show", "table", "all", "proto", "99"],
+            &[family, "rule", "show", "proto", "116"][..],
+            &[family, "route", "show", "table", "all", "proto", "116"],
         ] {
             lines.extend(
                 in_ns(&node.netns(), "ip", args)?
