@@ -127,17 +127,14 @@ fn decode<K: Followed>(
     let name = object.name_any();
     let version = object.resource_version().unwrap_or_default();
     let subject = Subject::of_dynamic(&object);
-    match object.try_parse::<K>() {
+    match parse::<K>(&object) {
         Ok(good) => {
             store.decoded(&name);
             Some(Arc::new(good))
         }
         Err(error) => {
             if store.failed(&name, &version) {
-                let error: &dyn std::error::Error = &error;
-                let detail = error
-                    .source()
-                    .map_or_else(|| error.to_string(), ToString::to_string);
+                let detail = error.to_string();
                 tracing::error!(%kind, %name, reason = %Reason::UndecodableObject, %detail, "object passed over");
                 events.warn(
                     subject,
@@ -146,6 +143,61 @@ fn decode<K: Followed>(
                 );
             }
             None
+        }
+    }
+}
+
+/// Why an object cannot be decoded.
+#[derive(Debug, thiserror::Error)]
+enum Undecodable {
+    #[error("read it as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("{path}: {source}")]
+    Field {
+        path: String,
+        source: serde_json::Error,
+    },
+}
+
+fn parse<K: Followed>(object: &DynamicObject) -> Result<K, Undecodable> {
+    let value = serde_json::to_value(object)?;
+    serde_path_to_error::deserialize(value).map_err(|error| Undecodable::Field {
+        path: error.path().to_string(),
+        source: error.into_inner(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_undecodable_object_names_its_field() {
+        let profile = |spec: serde_json::Value| -> DynamicObject {
+            let object = json!({
+                "apiVersion": "tombolo.dev/v1alpha1", "kind": "NetworkProfile",
+                "metadata": {"name": "p"}, "spec": spec,
+            });
+            serde_json::from_value(object).unwrap()
+        };
+        parse::<NetworkProfile>(&profile(json!({"mtu": 1500}))).unwrap();
+        for (spec, field) in [
+            (
+                json!({"snat": {"exclude": ["10.0.0.0/8", "nowhere"]}}),
+                "spec.snat.exclude[1]: ",
+            ),
+            (
+                json!({"pool": {"warm": 1}}),
+                "spec.pool.warm: unknown field",
+            ),
+            (json!({"ipFamilies": "both"}), "spec.ipFamilies: "),
+            (json!({"mtu": "big"}), "spec.mtu: "),
+        ] {
+            let error = parse::<NetworkProfile>(&profile(spec))
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with(field), "{error}");
         }
     }
 }
