@@ -40,7 +40,7 @@ impl<'v, 'a> Growth<'v, 'a> {
             Some(_) => 0,
             None => max.saturating_sub(shape.nics.iter().filter(attached).count()),
         };
-        let missing = shape.low - have;
+        let missing = shape.low.saturating_sub(have);
         Self {
             view,
             shape,
@@ -55,7 +55,7 @@ impl<'v, 'a> Growth<'v, 'a> {
 
     pub fn grow(mut self, plan: &mut Plan) {
         self.attach(plan);
-        self.fill(plan);
+        self.fill(None, plan);
         // Room on NICs that are on their way is filled when they are here.
         for n in self
             .shape
@@ -72,6 +72,11 @@ impl<'v, 'a> Growth<'v, 'a> {
         if self.missing > 0 {
             self.explain(plan);
         }
+    }
+
+    /// Before a NIC goes, the others take over what the node would miss of it.
+    pub fn take_over(mut self, leaving: &NicShape<'_>, plan: &mut Plan) {
+        self.fill(Some(&leaving.nic.eni), plan);
     }
 
     /// NICs made and not attached.
@@ -108,8 +113,9 @@ impl<'v, 'a> Growth<'v, 'a> {
     }
 
     /// Slots of NICs in use, lowest device index first.
-    fn fill(&mut self, plan: &mut Plan) {
-        for n in self.shape.nics.iter().filter(|n| n.serves()) {
+    fn fill(&mut self, leaving: Option<&str>, plan: &mut Plan) {
+        let stays = |n: &&NicShape<'_>| n.serves() && leaving != Some(n.nic.eni.as_str());
+        for n in self.shape.nics.iter().filter(stays) {
             let Some(id) = &n.nic.nic else { continue };
             let goal = n.cap_pairs().min(n.pairs().saturating_add(self.missing));
             let mut reach = goal;

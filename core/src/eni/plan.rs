@@ -2,7 +2,8 @@
 //!
 //! Order: (1) what is missing below `low`: marks are withdrawn, NICs in use are filled from the lowest device index, NICs
 //! made are attached, at last one NIC is made; (2) what exceeds `high` is marked; (3) one NIC that was spare for long
-//! enough is emptied by marking all it has, then detached, then deleted; (4) what the agent agreed to is unassigned.
+//! enough is given back: the others take over what the node would miss, it is emptied by marking all it has, then
+//! detached, then deleted; (4) what the agent agreed to is unassigned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -46,6 +47,12 @@ pub(super) fn spare(view: &View<'_>, shape: &Shape<'_>) -> BTreeSet<String> {
     let observation = view.observation;
     let releasable: BTreeSet<IpAddr> = observation.releasable.iter().copied().collect();
     let total = shape.firm_total();
+    let room: u32 = shape
+        .nics
+        .iter()
+        .filter(|n| n.serves())
+        .map(NicShape::room)
+        .sum();
     let may_go = |ip: &IpAddr| {
         let offered = releasable.contains(ip)
             || observation.marked.contains(ip)
@@ -57,7 +64,8 @@ pub(super) fn spare(view: &View<'_>, shape: &Shape<'_>) -> BTreeSet<String> {
             && n.serves()
             && n.settled()
             && n.nic.addresses.iter().all(may_go)
-            && total - n.firm_pairs() >= shape.low
+            // What the others have, and what they could take over.
+            && total - n.firm_pairs() + (room - n.room()) >= shape.low
     };
     shape
         .nics
@@ -88,7 +96,16 @@ pub(super) fn plan(view: &View<'_>, shape: &Shape<'_>) -> Plan {
                 nic: id.clone(),
             });
         }
-        wanted_marks(view, shape, retiring)
+        // The others first take over what the node would miss; the NIC stays whole until they have.
+        let rest = |n: &NicShape<'_>| shape.firm_total() - n.firm_pairs();
+        match retiring.filter(|n| rest(n) < shape.low) {
+            Some(nic) => {
+                let have = total.saturating_sub(nic.pairs());
+                Growth::new(view, shape, have).take_over(nic, &mut plan);
+                wanted_marks(view, shape, None)
+            }
+            None => wanted_marks(view, shape, retiring),
+        }
     };
     let marked = &view.observation.marked;
     let doomed = &view.underway.doomed;
