@@ -41,6 +41,16 @@ pub struct NodeSpec {
     pub max_pods: Option<u32>,
 }
 
+/// The operator's waiting times, so that a lab shows in seconds what takes minutes in a cloud.
+const SHORT_WAITS: [&str; 6] = [
+    "--nic-idle=3s",
+    "--attach-poll=100ms",
+    "--subnet-hold=5s",
+    "--limit-hold=5s",
+    "--refused-hold=2s",
+    "--backoff-max=2s",
+];
+
 impl Default for Topology {
     fn default() -> Self {
         Self::with("lab", 2, "m5.large", 1)
@@ -69,7 +79,7 @@ impl Topology {
             profile,
             vpc: None,
             agent_args: Vec::new(),
-            operator_args: Vec::new(),
+            operator_args: SHORT_WAITS.iter().map(|a| (*a).to_owned()).collect(),
             bin_dir: None,
         }
     }

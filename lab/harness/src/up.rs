@@ -310,7 +310,10 @@ pub fn start_kubelet(lab: &Lab, node: &Node) -> Result<Process> {
         "--max-pods",
         &node.max_pods.to_string(),
     ]);
-    command.args(["--provider-id", &format!("sim:///{}/{}", node.zone, node.instance)]);
+    command.args([
+        "--provider-id",
+        &format!("sim:///{}/{}", node.zone, node.instance),
+    ]);
     command.args(["--node-ip", &node.address4.to_string()]);
     if let Some(ip) = node.address6 {
         command.args(["--node-ip", &ip.to_string()]);

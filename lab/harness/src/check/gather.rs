@@ -213,16 +213,6 @@ fn kernel(node: &Node) -> Result<KernelView> {
         }
     }
     for (family, flag) in [("IPv4", "-4"), ("IPv6", "-6")] {
-        for route in ip_json(&netns, &[flag, "route", "show", "table", "990"])? {
-            let dst = text(&route, "/dst");
-            let ip = dst
-                .split('/')
-                .next()
-                .unwrap_or_default()
-                .parse()
-                .with_context(|| format!("route {route}"))?;
-            view.routes.insert(ip, text(&route, "/dev"));
-        }
         for neighbour in ip_json(&netns, &[flag, "neigh", "show", "nud", "permanent"])? {
             let dev = text(&neighbour, "/dev");
             if dev.starts_with("tmb") {
@@ -245,12 +235,16 @@ fn kernel(node: &Node) -> Result<KernelView> {
                 ))
             });
         view.rules.insert(family.to_owned(), ours.collect());
-        for route in ip_json(
-            &netns,
-            &[flag, "route", "show", "table", "all", "proto", "116"],
-        )? {
+        for route in ip_json(&netns, &[flag, "route", "show", "table", "all"])? {
             let table: u32 = text(&route, "/table").parse().unwrap_or_default();
-            if (1001..=1254).contains(&table) && text(&route, "/dst") == "default" {
+            if table == 990 {
+                let dst = text(&route, "/dst");
+                let ip = dst.split('/').next().unwrap_or_default().parse();
+                let ip = ip.with_context(|| format!("route {route}"))?;
+                view.routes.insert(ip, text(&route, "/dev"));
+            }
+            let ours = text(&route, "/protocol") == "116";
+            if ours && (1001..=1254).contains(&table) && text(&route, "/dst") == "default" {
                 view.nic_tables.insert((table, family.to_owned()));
             }
         }

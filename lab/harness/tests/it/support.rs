@@ -191,7 +191,17 @@ impl Capture {
     pub fn start(netns: &str, link: &str, filter: &str) -> Result<Self> {
         let mut command = in_netns(netns, "tcpdump");
         command
-            .args(["-Q", "inout", "-nn", "-l", "-e", "-i", link, filter])
+            .args([
+                "--immediate-mode",
+                "-Q",
+                "inout",
+                "-nn",
+                "-l",
+                "-e",
+                "-i",
+                link,
+                filter,
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -220,8 +230,11 @@ impl Capture {
             .child
             .wait_with_output()
             .with_context(|| format!("tcpdump on {}", self.name))?;
-        Ok(String::from_utf8_lossy(&out.stdout)
+        // An interrupted tcpdump ends its output with an empty line.
+        let text = String::from_utf8_lossy(&out.stdout);
+        Ok(text
             .lines()
+            .filter(|l| !l.is_empty())
             .map(str::to_owned)
             .collect())
     }
