@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::exec::{Plugin, Sandbox, exec};
 use crate::sandbox::{Agent, BenchNic, ip, run};
-use crate::stats::{Row, Rounds};
+use crate::stats::{Rounds, Row};
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -36,20 +36,52 @@ struct Samples {
 pub fn make_node(vpc: &str) -> Result<Vec<BenchNic>> {
     run("ip", &["netns", "add", vpc])?;
     let nics: Vec<BenchNic> = (0..2_u16)
-        .map(|i| BenchNic { index: i, mac: format!("02:00:00:00:00:1{i}"), net: u8::try_from(i).unwrap_or(0) + 1, pods: 120 })
+        .map(|i| BenchNic {
+            index: i,
+            mac: format!("02:00:00:00:00:1{i}"),
+            net: u8::try_from(i).unwrap_or(0) + 1,
+            pods: 120,
+        })
         .collect();
     for nic in &nics {
         let (i, net) = (nic.index, nic.net);
-        run("ip", &["link", "add", &format!("eth{i}"), "address", &nic.mac, "type", "veth", "peer", "name", &format!("v{i}"), "netns", vpc])?;
-        ip(Some(vpc), &format!("link set v{i} up\naddress add 10.0.{net}.1/24 dev v{i}\n"))?;
+        run(
+            "ip",
+            &[
+                "link",
+                "add",
+                &format!("eth{i}"),
+                "address",
+                &nic.mac,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                &format!("v{i}"),
+                "netns",
+                vpc,
+            ],
+        )?;
+        ip(
+            Some(vpc),
+            &format!("link set v{i} up\naddress add 10.0.{net}.1/24 dev v{i}\n"),
+        )?;
     }
-    ip(None, "link set eth0 up\naddress add 10.0.1.10/24 dev eth0\nroute add default via 10.0.1.1\n-6 address add fd00:0:0:1::10/128 dev eth0 nodad\n")?;
+    ip(
+        None,
+        "link set eth0 up\naddress add 10.0.1.10/24 dev eth0\nroute add default via 10.0.1.1\n-6 address add fd00:0:0:1::10/128 dev eth0 nodad\n",
+    )?;
     Ok(nics)
 }
 
 fn ours(bin: &Path, socket: &Path) -> Plugin {
     let conf = json!({ "cniVersion": "1.0.0", "name": "tombolo", "type": "tombolo-cni", "agentSocket": socket });
-    Plugin { name: "tombolo", binary: bin.join("tombolo-cni"), args: Vec::new(), conf }
+    Plugin {
+        name: "tombolo",
+        binary: bin.join("tombolo-cni"),
+        args: Vec::new(),
+        conf,
+    }
 }
 
 fn ptp(dual: bool) -> Plugin {
@@ -62,7 +94,12 @@ fn ptp(dual: bool) -> Plugin {
     let name = if dual { "ptp-dual" } else { "ptp" };
     let ipam = json!({ "type": "host-local", "ranges": ranges, "routes": routes });
     let conf = json!({ "cniVersion": "1.0.0", "name": name, "type": "ptp", "ipMasq": false, "ipam": ipam });
-    Plugin { name: PEER, binary: PathBuf::from("/usr/lib/cni/ptp"), args: Vec::new(), conf }
+    Plugin {
+        name: PEER,
+        binary: PathBuf::from("/usr/lib/cni/ptp"),
+        args: Vec::new(),
+        conf,
+    }
 }
 
 fn floor(dual: bool) -> Result<Plugin> {
@@ -71,8 +108,16 @@ fn floor(dual: bool) -> Result<Plugin> {
         args.push("fd99::1".to_owned());
     }
     let own = std::env::current_exe()?;
-    let binary = own.parent().context("directory of this program")?.join("floor");
-    Ok(Plugin { name: "floor", binary, args, conf: json!({}) })
+    let binary = own
+        .parent()
+        .context("directory of this program")?
+        .join("floor");
+    Ok(Plugin {
+        name: "floor",
+        binary,
+        args,
+        conf: json!({}),
+    })
 }
 
 /// Everything about ADD and DEL.
@@ -89,7 +134,10 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
             rows.extend(burst(&plugins[0], 110, effort)?);
         }
         drop(agent);
-        run(&bin.join("tombolo-agent").to_string_lossy(), &["uninstall", "--run-dir", &dir.to_string_lossy()])?;
+        run(
+            &bin.join("tombolo-agent").to_string_lossy(),
+            &["uninstall", "--run-dir", &dir.to_string_lossy()],
+        )?;
     }
     Ok(rows)
 }
@@ -112,7 +160,9 @@ fn alone(plugins: &[Plugin; 3], families: &str, effort: Effort) -> Result<Vec<Ro
             for k in 0..plugins.len() {
                 // The order rotates, so that none always runs after the same other.
                 let which = (i + k) % plugins.len();
-                let (Some(plugin), Some(s)) = (plugins.get(which), samples.get_mut(which)) else { continue };
+                let (Some(plugin), Some(s)) = (plugins.get(which), samples.get_mut(which)) else {
+                    continue;
+                };
                 let sandbox = Sandbox::create(format!("a{families}{round}-{i}-{which}"))?;
                 let (add, answer) = exec(plugin, "ADD", &sandbox, None)?;
                 let begin = Instant::now();
@@ -130,7 +180,14 @@ fn alone(plugins: &[Plugin; 3], families: &str, effort: Effort) -> Result<Vec<Ro
     let mut rows = Vec::new();
     for (label, q) in QUANTILES {
         let row = |name: &str, f: fn(&Samples) -> &Rounds| {
-            Row::new(&format!("{name} {families} {label}"), "ms", f(a).quantile(q), f(b).quantile(q).map(|v| (PEER, v)), f(c).quantile(q), n)
+            Row::new(
+                &format!("{name} {families} {label}"),
+                "ms",
+                f(a).quantile(q),
+                f(b).quantile(q).map(|v| (PEER, v)),
+                f(c).quantile(q),
+                n,
+            )
         };
         rows.push(row("ADD", |s| &s.add));
         rows.push(row("DEL to return", |s| &s.del));
@@ -141,21 +198,35 @@ fn alone(plugins: &[Plugin; 3], families: &str, effort: Effort) -> Result<Vec<Ro
 
 /// Waits until the host end that the answer names is no more, whatever it is called now.
 fn wait_gone(answer: &Value) -> Result<()> {
-    let interfaces = answer.pointer("/interfaces").and_then(Value::as_array).into_iter().flatten();
+    let interfaces = answer
+        .pointer("/interfaces")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let macs: Vec<String> = interfaces
-        .filter(|i| i.get("sandbox").and_then(Value::as_str).unwrap_or_default().is_empty())
+        .filter(|i| {
+            i.get("sandbox")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .is_empty()
+        })
         .filter_map(|i| i.get("mac")?.as_str().map(str::to_owned))
         .collect();
     let begin = Instant::now();
     while !macs.is_empty() {
         let gone = std::fs::read_to_string("/proc/net/dev").context("read /proc/net/dev")?;
         // Names of host ends: ours begin with tmb, the peer's with veth.
-        let left = gone.lines().filter(|l| l.trim_start().starts_with("tmb") || l.trim_start().starts_with("veth")).count();
+        let left = gone
+            .lines()
+            .filter(|l| l.trim_start().starts_with("tmb") || l.trim_start().starts_with("veth"))
+            .count();
         if left == 0 {
             break;
         }
         if begin.elapsed() > Duration::from_secs(5) {
-            return Err(anyhow!("host end of {macs:?} is still there after 5 s:\n{gone}"));
+            return Err(anyhow!(
+                "host end of {macs:?} is still there after 5 s:\n{gone}"
+            ));
         }
         thread::yield_now();
     }
@@ -163,7 +234,12 @@ fn wait_gone(answer: &Value) -> Result<()> {
 }
 
 /// Several started together, again and again.
-fn at_once(plugins: &[Plugin; 3], families: &str, effort: Effort, together: usize) -> Result<Vec<Row>> {
+fn at_once(
+    plugins: &[Plugin; 3],
+    families: &str,
+    effort: Effort,
+    together: usize,
+) -> Result<Vec<Row>> {
     let mut samples: [Samples; 3] = Default::default();
     let batches = effort.runs.div_ceil(together * effort.rounds);
     for round in 0..effort.rounds {
@@ -174,8 +250,12 @@ fn at_once(plugins: &[Plugin; 3], families: &str, effort: Effort, together: usiz
         for i in 0..batches {
             // The floor's fixed addresses do not bear company on one host.
             for (which, plugin) in plugins.iter().enumerate().take(2) {
-                let Some(s) = samples.get_mut(which) else { continue };
-                for (add, del) in together_once(plugin, &format!("p{families}{round}-{i}-{which}"), together)? {
+                let Some(s) = samples.get_mut(which) else {
+                    continue;
+                };
+                for (add, del) in
+                    together_once(plugin, &format!("p{families}{round}-{i}-{which}"), together)?
+                {
                     s.add.add(ms(add));
                     s.del.add(ms(del));
                 }
@@ -186,9 +266,22 @@ fn at_once(plugins: &[Plugin; 3], families: &str, effort: Effort, together: usiz
     let n = a.add.count();
     let mut rows = Vec::new();
     for (label, q) in QUANTILES {
-        for (name, f) in [("ADD", (|s: &Samples| s.add.clone()) as fn(&Samples) -> Rounds), ("DEL to return", |s| s.del.clone())] {
+        for (name, f) in [
+            (
+                "ADD",
+                (|s: &Samples| s.add.clone()) as fn(&Samples) -> Rounds,
+            ),
+            ("DEL to return", |s| s.del.clone()),
+        ] {
             let (ours, peer) = (f(a).quantile(q), f(b).quantile(q).map(|v| (PEER, v)));
-            rows.push(Row::new(&format!("{name} {families} {together} at once {label}"), "ms", ours, peer, None, n));
+            rows.push(Row::new(
+                &format!("{name} {families} {together} at once {label}"),
+                "ms",
+                ours,
+                peer,
+                None,
+                n,
+            ));
         }
     }
     Ok(rows)
@@ -196,18 +289,28 @@ fn at_once(plugins: &[Plugin; 3], families: &str, effort: Effort, together: usiz
 
 /// Starts `count` ADDs at one moment, then their DELs at one moment.
 fn together_once(plugin: &Plugin, prefix: &str, count: usize) -> Result<Vec<(Duration, Duration)>> {
-    let sandboxes: Vec<Sandbox> = (0..count).map(|i| Sandbox::create(format!("{prefix}-{i}"))).collect::<Result<_>>()?;
+    let sandboxes: Vec<Sandbox> = (0..count)
+        .map(|i| Sandbox::create(format!("{prefix}-{i}")))
+        .collect::<Result<_>>()?;
     let added = all(&sandboxes, |s| exec(plugin, "ADD", s, None))?;
-    let pairs: Vec<(&Sandbox, &Value)> = sandboxes.iter().zip(added.iter().map(|(_, v)| v)).collect();
+    let pairs: Vec<(&Sandbox, &Value)> =
+        sandboxes.iter().zip(added.iter().map(|(_, v)| v)).collect();
     let deleted = all(&pairs, |(s, v)| exec(plugin, "DEL", s, Some(v)))?;
     for sandbox in &sandboxes {
         sandbox.remove()?;
     }
-    Ok(added.iter().zip(&deleted).map(|((a, _), (d, _))| (*a, *d)).collect())
+    Ok(added
+        .iter()
+        .zip(&deleted)
+        .map(|((a, _), (d, _))| (*a, *d))
+        .collect())
 }
 
 /// Runs one call for each item, all released by one barrier.
-fn all<T: Sync>(items: &[T], call: impl Fn(&T) -> Result<(Duration, Value)> + Sync) -> Result<Vec<(Duration, Value)>> {
+fn all<T: Sync>(
+    items: &[T],
+    call: impl Fn(&T) -> Result<(Duration, Value)> + Sync,
+) -> Result<Vec<(Duration, Value)>> {
     let barrier = Barrier::new(items.len());
     let (barrier, call) = (&barrier, &call);
     thread::scope(|scope| {
@@ -220,7 +323,10 @@ fn all<T: Sync>(items: &[T], call: impl Fn(&T) -> Result<(Duration, Value)> + Sy
                 })
             })
             .collect();
-        threads.into_iter().map(|t| t.join().map_err(|_| anyhow!("a runner thread panicked"))?).collect()
+        threads
+            .into_iter()
+            .map(|t| t.join().map_err(|_| anyhow!("a runner thread panicked"))?)
+            .collect()
     })
 }
 
@@ -234,5 +340,17 @@ fn burst(plugin: &Plugin, count: usize, effort: Effort) -> Result<Vec<Row>> {
         }
     }
     let n = samples.count();
-    Ok(QUANTILES.iter().map(|(label, q)| Row::new(&format!("{count} ADDs together, dual stack, {label}"), "ms", samples.quantile(*q), None, None, n)).collect())
+    Ok(QUANTILES
+        .iter()
+        .map(|(label, q)| {
+            Row::new(
+                &format!("{count} ADDs together, dual stack, {label}"),
+                "ms",
+                samples.quantile(*q),
+                None,
+                None,
+                n,
+            )
+        })
+        .collect())
 }

@@ -45,7 +45,12 @@ impl Sandbox {
 }
 
 /// One call; its time and its answer.
-pub fn exec(plugin: &Plugin, verb: &str, sandbox: &Sandbox, previous: Option<&Value>) -> Result<(Duration, Value)> {
+pub fn exec(
+    plugin: &Plugin,
+    verb: &str,
+    sandbox: &Sandbox,
+    previous: Option<&Value>,
+) -> Result<(Duration, Value)> {
     let mut conf = plugin.conf.clone();
     if let (Some(previous), Some(map)) = (previous, conf.as_object_mut()) {
         map.insert("prevResult".to_owned(), previous.clone());
@@ -61,25 +66,49 @@ pub fn exec(plugin: &Plugin, verb: &str, sandbox: &Sandbox, previous: Option<&Va
         .env("CNI_NETNS", format!("/run/netns/{}", sandbox.id))
         .env("CNI_IFNAME", "eth0")
         .env("CNI_PATH", "/usr/lib/cni")
-        .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME={}", sandbox.id))
+        .env(
+            "CNI_ARGS",
+            format!(
+                "IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME={}",
+                sandbox.id
+            ),
+        )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let begin = Instant::now();
-    let mut child = command.spawn().with_context(|| format!("start {}", plugin.binary.display()))?;
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("start {}", plugin.binary.display()))?;
     if let Some(mut pipe) = child.stdin.take() {
         // A program that does not read its input is fine.
         let _written = pipe.write_all(&stdin);
     }
     let mut text = String::new();
-    child.stdout.take().context("standard output")?.read_to_string(&mut text)?;
+    child
+        .stdout
+        .take()
+        .context("standard output")?
+        .read_to_string(&mut text)?;
     let status = child.wait()?;
     let took = begin.elapsed();
     if !status.success() {
         let mut stderr = String::new();
-        child.stderr.take().context("standard error")?.read_to_string(&mut stderr)?;
-        bail!("{} {verb} {}: {status}: {text} {stderr}", plugin.name, sandbox.id);
+        child
+            .stderr
+            .take()
+            .context("standard error")?
+            .read_to_string(&mut stderr)?;
+        bail!(
+            "{} {verb} {}: {status}: {text} {stderr}",
+            plugin.name,
+            sandbox.id
+        );
     }
-    let answer = if text.trim().is_empty() { Value::Null } else { serde_json::from_str(&text).with_context(|| format!("{} {verb}: {text}", plugin.name))? };
+    let answer = if text.trim().is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(&text).with_context(|| format!("{} {verb}: {text}", plugin.name))?
+    };
     Ok((took, answer))
 }

@@ -54,7 +54,8 @@ fn answer(mut stream: TcpStream) -> Result<()> {
 /// Round trips a second, or Gbit/s.
 pub fn call(address: SocketAddr, kind: Kind, duration: Duration) -> Result<f64> {
     pin()?;
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).with_context(|| format!("connect to {address}"))?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
+        .with_context(|| format!("connect to {address}"))?;
     stream.set_nodelay(true)?;
     match kind {
         Kind::RoundTrips => {

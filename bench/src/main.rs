@@ -56,16 +56,31 @@ enum Inner {
     Serve { address: SocketAddr },
     /// Load client.
     #[command(hide = true)]
-    Call { address: SocketAddr, kind: String, seconds: u64 },
+    Call {
+        address: SocketAddr,
+        kind: String,
+        seconds: u64,
+    },
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
     match &cli.command {
         Some(Inner::Serve { address }) => return load::serve(*address),
-        Some(Inner::Call { address, kind, seconds }) => {
-            let kind = if kind == "stream" { Kind::Stream } else { Kind::RoundTrips };
-            println!("{}", load::call(*address, kind, Duration::from_secs(*seconds))?);
+        Some(Inner::Call {
+            address,
+            kind,
+            seconds,
+        }) => {
+            let kind = if kind == "stream" {
+                Kind::Stream
+            } else {
+                Kind::RoundTrips
+            };
+            println!(
+                "{}",
+                load::call(*address, kind, Duration::from_secs(*seconds))?
+            );
             return Ok(());
         }
         None => {}
@@ -73,8 +88,14 @@ fn main() -> Result<()> {
     if let Some(code) = sandbox::enter()? {
         std::process::exit(code);
     }
-    let bin = cli.bin.canonicalize().with_context(|| format!("{}: build the workspace first", cli.bin.display()))?;
-    let effort = Effort { rounds: cli.rounds, runs: cli.runs };
+    let bin = cli
+        .bin
+        .canonicalize()
+        .with_context(|| format!("{}: build the workspace first", cli.bin.display()))?;
+    let effort = Effort {
+        rounds: cli.rounds,
+        runs: cli.runs,
+    };
     let wanted = |part| cli.only.is_none_or(|only| only == part);
     let mut rows = Vec::new();
     if wanted(Part::Cni) {
@@ -90,12 +111,15 @@ fn main() -> Result<()> {
     if let Some(dir) = cli.out.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
-    std::fs::write(&cli.out, serde_json::to_vec_pretty(&rows)?).with_context(|| format!("write {}", cli.out.display()))
+    std::fs::write(&cli.out, serde_json::to_vec_pretty(&rows)?)
+        .with_context(|| format!("write {}", cli.out.display()))
 }
 
 fn table(rows: &[Row]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
-    table.set_header(["What", "Unit", "Tombolo", "Peer", "", "Floor", "of peer", "of floor", "n"]);
+    table.set_header([
+        "What", "Unit", "Tombolo", "Peer", "", "Floor", "of peer", "of floor", "n",
+    ]);
     let number = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
     for row in rows {
         table.add_row([

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 
 use crate::cni::{Effort, make_node};
 use crate::sandbox::{Agent, run};
-use crate::stats::{Row, Rounds};
+use crate::stats::{Rounds, Row};
 
 /// Flushes everything with our mark and waits until as much is back.
 pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
@@ -21,13 +21,19 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
         samples.begin();
         for _ in 0..10 {
             for family in ["-4", "-6"] {
-                run("ip", &[family, "route", "flush", "table", "all", "proto", "116"])?;
+                run(
+                    "ip",
+                    &[family, "route", "flush", "table", "all", "proto", "116"],
+                )?;
                 run("ip", &[family, "rule", "flush", "proto", "116"])?;
             }
             let begin = Instant::now();
             while counts()? != whole {
                 if begin.elapsed() > Duration::from_secs(10) {
-                    bail!("not whole again after 10 s: {:?} instead of {whole:?}", counts()?);
+                    bail!(
+                        "not whole again after 10 s: {:?} instead of {whole:?}",
+                        counts()?
+                    );
                 }
             }
             samples.add(begin.elapsed().as_secs_f64() * 1e3);
@@ -36,7 +42,16 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
     let n = samples.count();
     Ok([("p50", 0.5), ("p99", 0.99)]
         .iter()
-        .map(|(label, q)| Row::new(&format!("repair after a flush of rules and routes {label}"), "ms", samples.quantile(*q), None, None, n))
+        .map(|(label, q)| {
+            Row::new(
+                &format!("repair after a flush of rules and routes {label}"),
+                "ms",
+                samples.quantile(*q),
+                None,
+                None,
+                n,
+            )
+        })
         .collect())
 }
 

@@ -34,9 +34,17 @@ pub fn enter() -> Result<Option<i32>> {
 
 /// Runs a program that must succeed.
 pub fn run(program: &str, args: &[&str]) -> Result<String> {
-    let out = Command::new(program).args(args).stdin(Stdio::null()).output().with_context(|| format!("start {program}"))?;
+    let out = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {program}"))?;
     if !out.status.success() {
-        bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());
+        bail!(
+            "{program} {}: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
@@ -48,8 +56,16 @@ pub fn ip(netns: Option<&str>, lines: &str) -> Result<()> {
     if let Some(name) = netns {
         command.args(["-n", name]);
     }
-    let mut child = command.args(["-batch", "-"]).stdin(Stdio::piped()).spawn().context("start ip")?;
-    child.stdin.take().context("standard input of ip")?.write_all(lines.as_bytes())?;
+    let mut child = command
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("start ip")?;
+    child
+        .stdin
+        .take()
+        .context("standard input of ip")?
+        .write_all(lines.as_bytes())?;
     let status = child.wait()?;
     if !status.success() {
         bail!("ip -batch in {netns:?} failed on:\n{lines}");
@@ -78,7 +94,13 @@ pub struct BenchNic {
 
 impl Agent {
     /// Starts one, in a named namespace or in ours, and waits until it answers. `dir` is its run directory.
-    pub fn start(binary: &Path, netns: Option<&str>, dir: &Path, nics: &[BenchNic], families: &str) -> Result<Self> {
+    pub fn start(
+        binary: &Path,
+        netns: Option<&str>,
+        dir: &Path,
+        nics: &[BenchNic],
+        families: &str,
+    ) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let spec = dir.join("nrs.spec.json");
         fs::write(&spec, serde_json::to_vec_pretty(&nrs(nics, families))?)?;
@@ -91,14 +113,37 @@ impl Agent {
             }
             None => Command::new(binary),
         };
-        command.arg("run").arg("--nrs-file").arg(&spec).arg("--run-dir").arg(dir).args(["--node-name", "bench", "--max-pods", "240", "--resync-ms", "3600000", "--http", "none"]);
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("start the agent")?;
+        command
+            .arg("run")
+            .arg("--nrs-file")
+            .arg(&spec)
+            .arg("--run-dir")
+            .arg(dir)
+            .args([
+                "--node-name",
+                "bench",
+                "--max-pods",
+                "240",
+                "--resync-ms",
+                "3600000",
+                "--http",
+                "none",
+            ]);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start the agent")?;
         let agent = Self { child };
         let socket = dir.join("agent.sock");
         let begin = Instant::now();
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
             if begin.elapsed() > Duration::from_secs(10) {
-                bail!("the agent does not answer: {}", fs::read_to_string(dir.join("agent.log")).unwrap_or_default());
+                bail!(
+                    "the agent does not answer: {}",
+                    fs::read_to_string(dir.join("agent.log")).unwrap_or_default()
+                );
             }
             std::thread::yield_now();
         }

@@ -28,7 +28,14 @@ pub struct Row {
 impl Row {
     /// A row; the ratios follow.
     #[must_use]
-    pub fn new(name: &str, unit: &'static str, ours: Option<f64>, peer: Option<(&str, f64)>, floor: Option<f64>, n: usize) -> Self {
+    pub fn new(
+        name: &str,
+        unit: &'static str,
+        ours: Option<f64>,
+        peer: Option<(&str, f64)>,
+        floor: Option<f64>,
+        n: usize,
+    ) -> Self {
         let ratio = |other: Option<f64>| Some(ours? / other.filter(|o| *o > 0.0)?);
         Self {
             name: name.to_owned(),

@@ -45,20 +45,24 @@ fn run() -> Result<()> {
     let pod_socket = socket()?;
 
     let mut pod = Batch::default();
-    pod.message(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, |m| {
-        m.link(POD_INDEX, 0);
-        m.attr(3, &zero(&ifname));
-        m.nest(18, |m| {
-            m.attr(1, b"veth\0");
-            m.nest(2, |m| {
-                m.nest(1, |m| {
-                    m.link(host_index, 0);
-                    m.attr(3, &zero(&host));
-                    m.attr(28, &host_ns.as_raw_fd().to_ne_bytes());
+    pod.message(
+        libc::RTM_NEWLINK,
+        libc::NLM_F_CREATE | libc::NLM_F_EXCL,
+        |m| {
+            m.link(POD_INDEX, 0);
+            m.attr(3, &zero(&ifname));
+            m.nest(18, |m| {
+                m.attr(1, b"veth\0");
+                m.nest(2, |m| {
+                    m.nest(1, |m| {
+                        m.link(host_index, 0);
+                        m.attr(3, &zero(&host));
+                        m.attr(28, &host_ns.as_raw_fd().to_ne_bytes());
+                    });
                 });
             });
-        });
-    });
+        },
+    );
     pod.message(libc::RTM_NEWLINK, 0, |m| m.link(POD_INDEX, libc::IFF_UP));
     pod.address(&v4.octets(), 32);
     pod.route(&GATEWAY4, 32, None, POD_INDEX);
@@ -110,7 +114,8 @@ impl Batch {
         self.count += 1;
         self.bytes.extend([0; 4]);
         self.bytes.extend(kind.to_ne_bytes());
-        let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags).unwrap_or_default();
+        let flags =
+            u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags).unwrap_or_default();
         self.bytes.extend(flags.to_ne_bytes());
         self.bytes.extend(self.count.to_ne_bytes());
         self.bytes.extend([0; 4]);
@@ -155,9 +160,22 @@ impl Batch {
 
     fn route(&mut self, dst: &[u8], prefix: u8, gateway: Option<&[u8]>, index: i32) {
         let family = family(gateway.map_or(dst.len(), <[u8]>::len));
-        let scope = if gateway.is_none() && family == 2 { libc::RT_SCOPE_LINK } else { libc::RT_SCOPE_UNIVERSE };
+        let scope = if gateway.is_none() && family == 2 {
+            libc::RT_SCOPE_LINK
+        } else {
+            libc::RT_SCOPE_UNIVERSE
+        };
         self.message(libc::RTM_NEWROUTE, libc::NLM_F_CREATE, |m| {
-            m.bytes.extend([family, prefix, 0, 0, libc::RT_TABLE_MAIN, libc::RTPROT_STATIC, scope, libc::RTN_UNICAST]);
+            m.bytes.extend([
+                family,
+                prefix,
+                0,
+                0,
+                libc::RT_TABLE_MAIN,
+                libc::RTPROT_STATIC,
+                scope,
+                libc::RTN_UNICAST,
+            ]);
             m.bytes.extend([0; 4]);
             if prefix > 0 {
                 m.attr(1, dst);
@@ -171,7 +189,14 @@ impl Batch {
 
     fn send(&self, socket: &OwnedFd) -> Result<()> {
         // SAFETY: the buffer lives through the call.
-        let sent = unsafe { libc::send(socket.as_raw_fd(), self.bytes.as_ptr().cast(), self.bytes.len(), 0) };
+        let sent = unsafe {
+            libc::send(
+                socket.as_raw_fd(),
+                self.bytes.as_ptr().cast(),
+                self.bytes.len(),
+                0,
+            )
+        };
         if sent < 0 {
             return Err(std::io::Error::last_os_error().into());
         }
@@ -179,14 +204,25 @@ impl Batch {
         let mut buffer = [0_u8; 16_384];
         while left > 0 {
             // SAFETY: the buffer lives through the call and its length is given.
-            let got = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+            let got = unsafe {
+                libc::recv(
+                    socket.as_raw_fd(),
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len(),
+                    0,
+                )
+            };
             let mut rest = buffer.get(..usize::try_from(got)?).ok_or("short buffer")?;
             while rest.len() >= 20 {
                 let length = u32::from_ne_bytes(rest[0..4].try_into()?) as usize;
                 let sequence = u32::from_ne_bytes(rest[8..12].try_into()?);
                 let code = i32::from_ne_bytes(rest[16..20].try_into()?);
                 if code != 0 {
-                    return Err(format!("message {sequence}: {}", std::io::Error::from_raw_os_error(-code)).into());
+                    return Err(format!(
+                        "message {sequence}: {}",
+                        std::io::Error::from_raw_os_error(-code)
+                    )
+                    .into());
                 }
                 left -= 1;
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -202,7 +238,13 @@ fn family(octets: usize) -> u8 {
 
 fn socket() -> Result<OwnedFd> {
     // SAFETY: no memory is involved; a valid result is ours alone.
-    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+    let fd = unsafe {
+        libc::socket(
+            libc::AF_NETLINK,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            libc::NETLINK_ROUTE,
+        )
+    };
     if fd < 0 {
         return Err(std::io::Error::last_os_error().into());
     }

@@ -135,13 +135,20 @@ async fn stands(node: &Arc<Node>, request: &Request, record: &Record) -> Result<
     }
     let differences = differences(node, record, Arc::clone(&request.netns)).await?;
     if !differences.is_empty() {
-        warn!(differences = differences.join("; "), "the attachment is made anew");
+        warn!(
+            differences = differences.join("; "),
+            "the attachment is made anew"
+        );
     }
     Ok(differences.is_empty())
 }
 
 /// What differs, on both sides, from what ADD made.
-pub async fn differences(node: &Arc<Node>, record: &Record, netns: Arc<Netns>) -> Result<Vec<String>, Error> {
+pub async fn differences(
+    node: &Arc<Node>,
+    record: &Record,
+    netns: Arc<Netns>,
+) -> Result<Vec<String>, Error> {
     let Some(host_ifindex) = record.host_ifindex else {
         return Ok(vec!["the link was never made".to_owned()]);
     };
@@ -162,7 +169,9 @@ pub async fn differences(node: &Arc<Node>, record: &Record, netns: Arc<Netns>) -
         };
         Ok::<_, NetlinkError>(found)
     });
-    checked.await?.map_err(Error::kernel("compare", &record.key))
+    checked
+        .await?
+        .map_err(Error::kernel("compare", &record.key))
 }
 
 fn endpoint_state(record: &Record, host_ifindex: u32, wired: &Wired) -> EndpointState {
@@ -203,10 +212,17 @@ async fn no_address(node: &Arc<Node>, wired: &Wired, wait: Duration) -> Result<E
     let counts = node.pool.snapshot().await?.counts;
     let sum = |of: fn(&tombolo_core::ipam::Counts) -> u32| counts.values().map(of).sum::<u32>();
     let shortage = node.shortage.borrow().clone();
-    let hint = if shortage.message.is_empty() { String::new() } else { format!(" ({})", shortage.message) };
+    let hint = if shortage.message.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", shortage.message)
+    };
     Ok(Error::NoAddress {
         reason: shortage.reason.unwrap_or(Reason::PoolEmpty),
-        families: wired.plan.as_ref().map_or("", |plan| families_word(plan.pool.families)),
+        families: wired
+            .plan
+            .as_ref()
+            .map_or("", |plan| families_word(plan.pool.families)),
         waited_ms: wait.as_millis(),
         bound: sum(|c| c.bound),
         cooling: sum(|c| c.cooling + c.draining),
@@ -235,7 +251,7 @@ async fn wire(node: &Arc<Node>, request: &Request, record: Record) -> Result<Rec
             return Ok(record);
         }
         Ok(Err(failed)) => failed,
-        Err(error) => Failed { touched: true, error },
+        Err(error) => Failed::after_touching(error),
     };
     drop(gate);
     let error = failed.error;
@@ -269,24 +285,52 @@ struct Failed {
     error: Error,
 }
 
+impl Failed {
+    fn after_touching(error: Error) -> Box<Self> {
+        let touched = true;
+        Box::new(Self { touched, error })
+    }
+
+    fn untouched(error: Error) -> Box<Self> {
+        let touched = false;
+        Box::new(Self { touched, error })
+    }
+}
+
 impl Wiring {
-    fn run(self, kernel: &mut Kernel) -> Result<Record, Failed> {
-        let Self { journal, wired, netns, path, crash_at, mut record } = self;
+    fn run(self, kernel: &mut Kernel) -> Result<Record, Box<Failed>> {
+        let Self {
+            journal,
+            wired,
+            netns,
+            path,
+            crash_at,
+            mut record,
+        } = self;
         let mut steps = Steps::new("add", crash_at.as_ref());
         let key = record.key.clone();
-        let untouched = |error| Failed { touched: false, error };
         let touched = |operation| {
             let error = Error::kernel(operation, &key);
-            move |source| Failed { touched: true, error: error(source) }
+            move |source| Failed::after_touching(error(source))
         };
-        steps.run(|| journal.write(&record)).map_err(|error| untouched(error.into()))?;
-        let mut pod = PodSide::open(&netns)
-            .map_err(|error| untouched(Error::kernel("enter the namespace", &key)(error)))?;
-        let link = steps.run(|| pod.create(kernel, &key, record.mtu)).map_err(|error| match error {
-            NetlinkError::InterfaceExists { name } => untouched(Error::InterfaceExists { ifname: name, path }),
-            source @ NetlinkError::HostNetns { .. } => untouched(Error::Netns { path, source }),
-            error => touched("create the link")(error),
+        steps
+            .run(|| journal.write(&record))
+            .map_err(|error| Failed::untouched(error.into()))?;
+        let mut pod = PodSide::open(&netns).map_err(|error| {
+            Failed::untouched(Error::kernel("enter the namespace", &key)(error))
         })?;
+        let link =
+            steps
+                .run(|| pod.create(kernel, &key, record.mtu))
+                .map_err(|error| match error {
+                    NetlinkError::InterfaceExists { name } => {
+                        Failed::untouched(Error::InterfaceExists { ifname: name, path })
+                    }
+                    source @ NetlinkError::HostNetns { .. } => {
+                        Failed::untouched(Error::Netns { path, source })
+                    }
+                    error => touched("create the link")(error),
+                })?;
         record.host_ifindex = Some(link.host_ifindex);
         let state = endpoint_state(&record, link.host_ifindex, &wired);
         steps
@@ -295,7 +339,7 @@ impl Wiring {
         record.phase = Phase::Ready;
         steps
             .run(|| journal.write(&record))
-            .map_err(|error| Failed { touched: true, error: error.into() })?;
+            .map_err(|error| Failed::after_touching(error.into()))?;
         Ok(record)
     }
 }
@@ -312,9 +356,18 @@ pub fn answer(record: &Record) -> rpc::Attachment {
             Family::V6 => (POD_GATEWAY6.to_string(), "::/0"),
         };
         let length = family.host_prefix();
-        addresses.push(rpc::Address { cidr: format!("{}/{length}", address.ip), gateway: gateway.clone() });
-        routes.push(rpc::Route { dst: format!("{gateway}/{length}"), gateway: String::new() });
-        routes.push(rpc::Route { dst: any.to_owned(), gateway });
+        addresses.push(rpc::Address {
+            cidr: format!("{}/{length}", address.ip),
+            gateway: gateway.clone(),
+        });
+        routes.push(rpc::Route {
+            dst: format!("{gateway}/{length}"),
+            gateway: String::new(),
+        });
+        routes.push(rpc::Route {
+            dst: any.to_owned(),
+            gateway,
+        });
     }
     rpc::Attachment {
         host_ifname: record.key.host_ifname().0,

@@ -19,12 +19,24 @@ pub async fn check(
     addresses: &[String],
 ) -> Result<(), Error> {
     let _guard = node.keys.lock(key, None).await;
-    let failed = |differences| Err(Error::CheckFailed { key: key.clone(), differences });
-    let Some(record) = node.record(key).filter(|record| record.phase == Phase::Ready) else {
+    let failed = |differences| {
+        Err(Error::CheckFailed {
+            key: key.clone(),
+            differences,
+        })
+    };
+    let Some(record) = node
+        .record(key)
+        .filter(|record| record.phase == Phase::Ready)
+    else {
         return failed(vec!["there is no such attachment".to_owned()]);
     };
     let mut differences = attach::differences(node, &record, netns).await?;
-    let ours: BTreeSet<String> = attach::answer(&record).addresses.into_iter().map(|address| address.cidr).collect();
+    let ours: BTreeSet<String> = attach::answer(&record)
+        .addresses
+        .into_iter()
+        .map(|address| address.cidr)
+        .collect();
     let theirs: BTreeSet<String> = addresses.iter().cloned().collect();
     for address in theirs.difference(&ours) {
         differences.push(format!("prevResult has {address}, the attachment has not"));
@@ -32,5 +44,9 @@ pub async fn check(
     for address in ours.difference(&theirs) {
         differences.push(format!("the attachment has {address}, prevResult has not"));
     }
-    if differences.is_empty() { Ok(()) } else { failed(differences) }
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        failed(differences)
+    }
 }

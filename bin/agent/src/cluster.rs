@@ -37,7 +37,11 @@ struct Cluster {
 }
 
 /// Connects and starts all tasks. The API server need not be there: they wait for it.
-pub async fn start(node: &Arc<Node>, node_name: String, api_server: Option<http::Uri>) -> anyhow::Result<()> {
+pub async fn start(
+    node: &Arc<Node>,
+    node_name: String,
+    api_server: Option<http::Uri>,
+) -> anyhow::Result<()> {
     let client = client::connect(api_server).await?;
     let cluster = Arc::new(Cluster {
         node: Arc::clone(node),

@@ -125,12 +125,13 @@ impl TryFrom<&RunArgs> for Config {
     type Error = InvalidConfig;
 
     fn try_from(args: &RunArgs) -> Result<Self, InvalidConfig> {
-        let http = match args.http.as_str() {
-            "none" => None,
-            text => Some(text.parse().map_err(|_| {
-                invalid("http", text, "must be an address with port, or `none`")
-            })?),
-        };
+        let http =
+            match args.http.as_str() {
+                "none" => None,
+                text => Some(text.parse().map_err(|_| {
+                    invalid("http", text, "must be an address with port, or `none`")
+                })?),
+            };
         positive("resync-ms", args.resync_ms)?;
         positive("status-debounce-ms", args.status_debounce_ms)?;
         positive("max-pods", u64::from(args.max_pods))?;
@@ -140,7 +141,10 @@ impl TryFrom<&RunArgs> for Config {
         }
         Ok(Self {
             source: source(args)?,
-            socket: args.socket.clone().unwrap_or_else(|| args.run_dir.join("agent.sock")),
+            socket: args
+                .socket
+                .clone()
+                .unwrap_or_else(|| args.run_dir.join("agent.sock")),
             run_dir: args.run_dir.clone(),
             http,
             max_pods: args.max_pods,
@@ -155,7 +159,11 @@ impl TryFrom<&RunArgs> for Config {
 fn source(args: &RunArgs) -> Result<Source, InvalidConfig> {
     if let Some(file) = &args.nrs_file {
         if let Some(url) = &args.api_server {
-            return Err(invalid("api-server", url, "contradicts --nrs-file: one source of addresses, not two"));
+            return Err(invalid(
+                "api-server",
+                url,
+                "contradicts --nrs-file: one source of addresses, not two",
+            ));
         }
         return Ok(Source::File(file.clone()));
     }
@@ -169,13 +177,18 @@ fn source(args: &RunArgs) -> Result<Source, InvalidConfig> {
             .ok_or_else(|| invalid("api-server", url, "must be a URL with scheme and host"))
     };
     let api_server = args.api_server.as_ref().map(parse).transpose()?;
-    Ok(Source::Cluster { node_name: args.node_name.clone(), api_server })
+    Ok(Source::Cluster {
+        node_name: args.node_name.clone(),
+        api_server,
+    })
 }
 
 /// RFC 1123 subdomain, as Node names are.
 fn is_dns_name(name: &str) -> bool {
     let label = |l: &str| {
-        let inner = l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let inner = l
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         !l.is_empty() && inner && !l.starts_with('-') && !l.ends_with('-')
     };
     name.len() <= 253 && name.split('.').all(label)
@@ -191,15 +204,29 @@ fn crash_at(text: &str) -> Result<CrashAt, InvalidConfig> {
         }),
         _ => None,
     };
-    parsed.ok_or_else(|| invalid("crash-at", text, "must be <operation>.<step>.before or .after"))
+    parsed.ok_or_else(|| {
+        invalid(
+            "crash-at",
+            text,
+            "must be <operation>.<step>.before or .after",
+        )
+    })
 }
 
 fn positive(field: &'static str, value: u64) -> Result<(), InvalidConfig> {
-    if value == 0 { Err(invalid(field, &value.to_string(), "must be above 0")) } else { Ok(()) }
+    if value == 0 {
+        Err(invalid(field, &value.to_string(), "must be above 0"))
+    } else {
+        Ok(())
+    }
 }
 
 fn invalid(field: &'static str, value: &str, problem: &'static str) -> InvalidConfig {
-    InvalidConfig { field, value: value.to_owned(), problem }
+    InvalidConfig {
+        field,
+        value: value.to_owned(),
+        problem,
+    }
 }
 
 #[cfg(test)]
@@ -208,7 +235,9 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<Config, InvalidConfig> {
         let all = ["tombolo-agent", "run"].iter().chain(arguments);
-        let Command::Run(args) = Cli::try_parse_from(all).unwrap().command else { panic!("not run") };
+        let Command::Run(args) = Cli::try_parse_from(all).unwrap().command else {
+            panic!("not run")
+        };
         Config::try_from(args.as_ref())
     }
 
@@ -224,13 +253,22 @@ mod tests {
         let cases: [(&[&str], &str); 9] = [
             (&[], "node-name"),
             (&["--node-name", "Not_A_Name"], "node-name"),
-            (&["--node-name", "n1", "--api-server", "nonsense"], "api-server"),
-            (&["--nrs-file", "/x", "--api-server", "http://a"], "api-server"),
+            (
+                &["--node-name", "n1", "--api-server", "nonsense"],
+                "api-server",
+            ),
+            (
+                &["--nrs-file", "/x", "--api-server", "http://a"],
+                "api-server",
+            ),
             (&["--nrs-file", "/x", "--http", "localhost"], "http"),
             (&["--nrs-file", "/x", "--resync-ms", "0"], "resync-ms"),
             (&["--nrs-file", "/x", "--max-pods", "0"], "max-pods"),
             (&["--nrs-file", "/x", "--run-dir", "relative"], "run-dir"),
-            (&["--nrs-file", "/x", "--crash-at", "add.x.before"], "crash-at"),
+            (
+                &["--nrs-file", "/x", "--crash-at", "add.x.before"],
+                "crash-at",
+            ),
         ];
         for (arguments, field) in cases {
             let error = parse(arguments).unwrap_err();
@@ -241,7 +279,11 @@ mod tests {
 
     #[test]
     fn crash_points_parse() {
-        let want = CrashAt { operation: "add".to_owned(), step: 2, after: true };
+        let want = CrashAt {
+            operation: "add".to_owned(),
+            step: 2,
+            after: true,
+        };
         assert_eq!(crash_at("add.2.after"), Ok(want));
     }
 }

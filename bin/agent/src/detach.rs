@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tombolo_core::types::AttachmentKey;
-use tombolo_netlink::wire::{self, PodSide};
 use tombolo_netlink::Netns;
+use tombolo_netlink::wire::{self, PodSide};
 use tracing::warn;
 
 use crate::error::Error;
@@ -20,7 +20,11 @@ use crate::node::Node;
 use crate::steps::Steps;
 
 /// Detaches a key; `netns` is the pod's, where it could be opened.
-pub async fn detach(node: &Arc<Node>, key: &AttachmentKey, netns: Option<Arc<Netns>>) -> Result<(), Error> {
+pub async fn detach(
+    node: &Arc<Node>,
+    key: &AttachmentKey,
+    netns: Option<Arc<Netns>>,
+) -> Result<(), Error> {
     node.keys.supersede(key);
     let _guard = node.keys.lock(key, None).await;
     match node.record(key) {
@@ -32,13 +36,24 @@ pub async fn detach(node: &Arc<Node>, key: &AttachmentKey, netns: Option<Arc<Net
 }
 
 /// Nothing is known of the key. What carries its names is removed all the same: the journal may have been lost.
-async fn unknown(node: &Arc<Node>, key: &AttachmentKey, netns: Option<Arc<Netns>>) -> Result<(), Error> {
+async fn unknown(
+    node: &Arc<Node>,
+    key: &AttachmentKey,
+    netns: Option<Arc<Netns>>,
+) -> Result<(), Error> {
     let ifname = key.host_ifname().0;
-    let orphan = node.orphans().into_iter().find(|(_, orphan)| orphan.ifname == ifname);
-    let (ifindex, addresses) = orphan.map(|(index, orphan)| (Some(index), orphan.addresses)).unwrap_or_default();
+    let orphan = node
+        .orphans()
+        .into_iter()
+        .find(|(_, orphan)| orphan.ifname == ifname);
+    let (ifindex, addresses) = orphan
+        .map(|(index, orphan)| (Some(index), orphan.addresses))
+        .unwrap_or_default();
     let owned = key.clone();
     let gate = node.gate.read().await;
-    let detached = node.kernels.run(move |kernel| wire::detach_pod(kernel, netns.as_deref(), &owned, ifindex, &addresses));
+    let detached = node
+        .kernels
+        .run(move |kernel| wire::detach_pod(kernel, netns.as_deref(), &owned, ifindex, &addresses));
     let detached = detached.await?.map_err(Error::kernel("detach", key));
     drop(gate);
     if node.doomed.send(key.clone()).is_err() {
@@ -47,21 +62,34 @@ async fn unknown(node: &Arc<Node>, key: &AttachmentKey, netns: Option<Arc<Netns>
     detached
 }
 
-async fn release_name(node: &Arc<Node>, key: &AttachmentKey, netns: Option<Arc<Netns>>) -> Result<(), Error> {
+async fn release_name(
+    node: &Arc<Node>,
+    key: &AttachmentKey,
+    netns: Option<Arc<Netns>>,
+) -> Result<(), Error> {
     let Some(netns) = netns else { return Ok(()) };
     let owned = key.clone();
-    let released =
-        node.kernels.run(move |_| PodSide::open(&netns)?.release_name(&owned.ifname, owned.macs().0)).await?;
+    let released = node
+        .kernels
+        .run(move |_| PodSide::open(&netns)?.release_name(&owned.ifname, owned.macs().0))
+        .await?;
     released.map_err(Error::kernel("free the interface name", key))
 }
 
 /// Takes a known attachment apart. The caller holds its key. Goes on through failures and reports the first: whatever is
 /// left, the reaper removes.
-pub async fn drain(node: &Arc<Node>, record: Record, netns: Option<Arc<Netns>>) -> Result<(), Error> {
+pub async fn drain(
+    node: &Arc<Node>,
+    record: Record,
+    netns: Option<Arc<Netns>>,
+) -> Result<(), Error> {
     let key = record.key.clone();
     node.pool.release(&key).await?;
     let gate = node.gate.read().await;
-    let record = Record { phase: Phase::Draining, ..record };
+    let record = Record {
+        phase: Phase::Draining,
+        ..record
+    };
     node.put_record(record.clone());
     let journal = node.journal.clone();
     let crash_at = node.config.crash_at.clone();
@@ -70,7 +98,15 @@ pub async fn drain(node: &Arc<Node>, record: Record, netns: Option<Arc<Netns>>) 
         let noted = steps.run(|| journal.write(&record)).map_err(Error::from);
         let addresses: Vec<IpAddr> = record.addresses.iter().map(|address| address.ip).collect();
         let detached = steps
-            .run(|| wire::detach_pod(kernel, netns.as_deref(), &record.key, record.host_ifindex, &addresses))
+            .run(|| {
+                wire::detach_pod(
+                    kernel,
+                    netns.as_deref(),
+                    &record.key,
+                    record.host_ifindex,
+                    &addresses,
+                )
+            })
             .map_err(Error::kernel("detach", &record.key));
         (noted, detached)
     });

@@ -55,7 +55,10 @@ pub enum Error {
     #[error("not ready after {waited_ms} ms: {what}")]
     NotReady { what: String, waited_ms: u128 },
     #[error("{key} differs from what ADD made: {}", differences.join("; "))]
-    CheckFailed { key: AttachmentKey, differences: Vec<String> },
+    CheckFailed {
+        key: AttachmentKey,
+        differences: Vec<String>,
+    },
     #[error("a task of the agent ended early")]
     Task(#[from] tokio::task::JoinError),
     #[error("the agent is shutting down")]
@@ -111,9 +114,16 @@ impl Error {
         chain(self)
     }
 
-    pub fn kernel(operation: &'static str, key: &AttachmentKey) -> impl FnOnce(netlink::Error) -> Self {
+    pub fn kernel(
+        operation: &'static str,
+        key: &AttachmentKey,
+    ) -> impl FnOnce(netlink::Error) -> Self {
         let key = key.to_string();
-        move |source| Self::Kernel { operation, key, source }
+        move |source| Self::Kernel {
+            operation,
+            key,
+            source,
+        }
     }
 }
 

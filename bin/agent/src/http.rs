@@ -47,7 +47,10 @@ impl IntoResponse for Failed {
 async fn metrics(State(node): State<Arc<Node>>) -> Result<Response, Failed> {
     let snapshot = node.pool.snapshot().await?;
     let wired = node.wired.borrow().clone();
-    let text = node.metrics.text(&snapshot, &wired).map_err(|_| Error::Stopping)?;
+    let text = node
+        .metrics
+        .text(&snapshot, &wired)
+        .map_err(|_| Error::Stopping)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -22,7 +22,10 @@ pub fn join(plan: &Plan, links: &[Link]) -> Joined {
             [link] => joined.nics.push(found(nic, link)),
             [] => joined.problems.push(Problem {
                 reason: Reason::AttachTimeout,
-                message: format!("NIC {} ({}) is not to be seen in the kernel", nic.id, nic.mac),
+                message: format!(
+                    "NIC {} ({}) is not to be seen in the kernel",
+                    nic.id, nic.mac
+                ),
                 serving: nic.device_index != 0,
             }),
             several => joined.problems.push(Problem {
@@ -31,7 +34,11 @@ pub fn join(plan: &Plan, links: &[Link]) -> Joined {
                     "NIC {} ({}) could be any of {}",
                     nic.id,
                     nic.mac,
-                    several.iter().map(|link| link.name.as_str()).collect::<Vec<_>>().join(", ")
+                    several
+                        .iter()
+                        .map(|link| link.name.as_str())
+                        .collect::<Vec<_>>()
+                        .join(", ")
                 ),
                 serving: nic.device_index != 0,
             }),
@@ -54,7 +61,10 @@ fn candidates<'a>(nic: &NicPlan, links: &'a [Link]) -> Vec<&'a Link> {
         let pods = [POD_LINK_GROUP, DOOMED_LINK_GROUP].contains(&link.group);
         hardware && !pods && !link.loopback
     };
-    links.iter().filter(|link| link.mac == Some(nic.mac) && is_nic(link)).collect()
+    links
+        .iter()
+        .filter(|link| link.mac == Some(nic.mac) && is_nic(link))
+        .collect()
 }
 
 fn found(nic: &NicPlan, link: &Link) -> Nic {
@@ -65,7 +75,11 @@ fn found(nic: &NicPlan, link: &Link) -> Nic {
         ifindex: link.index,
         ifname: link.name.clone(),
         // The primary NIC is the OS's: its present MTU holds. Others get the cloud's.
-        mtu: if nic.device_index == 0 { link.mtu } else { nic.mtu },
+        mtu: if nic.device_index == 0 {
+            link.mtu
+        } else {
+            nic.mtu
+        },
         addr4: Some(nic.primary4),
         addr6: nic.primary6,
         subnet4: Some(nic.subnet4),
@@ -128,19 +142,45 @@ mod tests {
 
     #[test]
     fn joins_by_mac_and_ignores_what_lies_on_top() {
-        let links = [link(2, 0, None), link(3, 0, Some("vlan")), link(4, 1, Some("veth"))];
+        let links = [
+            link(2, 0, None),
+            link(3, 0, Some("vlan")),
+            link(4, 1, Some("veth")),
+        ];
         let joined = join(&plan(vec![nic(0), nic(1)]), &links);
-        let seen: Vec<_> = joined.nics.iter().map(|nic| (nic.ifindex, nic.mtu)).collect();
+        let seen: Vec<_> = joined
+            .nics
+            .iter()
+            .map(|nic| (nic.ifindex, nic.mtu))
+            .collect();
         assert_eq!(seen, [(2, 1500), (4, 9001)]);
         assert_eq!(joined.problems, []);
     }
 
     #[test]
     fn only_the_primary_is_vital() {
-        let joined = join(&plan(vec![nic(0), nic(1), nic(2)]), &[link(2, 0, None), link(5, 2, None), link(6, 2, None)]);
-        let seen: Vec<_> = joined.problems.iter().map(|p| (p.reason, p.serving)).collect();
-        assert_eq!(seen, [(Reason::AttachTimeout, true), (Reason::ForeignConflict, true)]);
-        assert!(join(&plan(vec![nic(0)]), &[]).problems.iter().any(|p| !p.serving));
+        let joined = join(
+            &plan(vec![nic(0), nic(1), nic(2)]),
+            &[link(2, 0, None), link(5, 2, None), link(6, 2, None)],
+        );
+        let seen: Vec<_> = joined
+            .problems
+            .iter()
+            .map(|p| (p.reason, p.serving))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (Reason::AttachTimeout, true),
+                (Reason::ForeignConflict, true)
+            ]
+        );
+        assert!(
+            join(&plan(vec![nic(0)]), &[])
+                .problems
+                .iter()
+                .any(|p| !p.serving)
+        );
         assert!(join(&plan(vec![]), &[]).problems.iter().any(|p| !p.serving));
     }
 }

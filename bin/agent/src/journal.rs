@@ -97,7 +97,12 @@ impl Journal {
             cooling: run_dir.join("cooling"),
             quarantine: run_dir.join("quarantine"),
         };
-        for dir in [run_dir, &journal.attachments, &journal.cooling, &journal.quarantine] {
+        for dir in [
+            run_dir,
+            &journal.attachments,
+            &journal.cooling,
+            &journal.quarantine,
+        ] {
             ensure_dir(dir)?;
         }
         Ok(journal)
@@ -110,7 +115,10 @@ impl Journal {
             let wrong_name = |record: &Record| file::stem(&path) != record.key.file_stem();
             match read_versioned::<Record>(&path) {
                 Ok(record) if wrong_name(&record) => {
-                    let error = Error::Misnamed { path: path.clone(), key: record.key.to_string() };
+                    let error = Error::Misnamed {
+                        path: path.clone(),
+                        key: record.key.to_string(),
+                    };
                     found.quarantined.push(self.quarantine(&path, error)?);
                 }
                 Ok(record) => found.records.push(record),
@@ -128,7 +136,9 @@ impl Journal {
 
     /// Writes or replaces an attachment's file.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
-        let path = self.attachments.join(format!("{}.json", record.key.file_stem()));
+        let path = self
+            .attachments
+            .join(format!("{}.json", record.key.file_stem()));
         write_versioned(&path, record)
     }
 

@@ -22,9 +22,15 @@ pub struct Kernels {
 impl Kernels {
     /// Opens all sockets in the calling thread's namespace, which must be the node's and the one of every other thread.
     pub fn open() -> Result<Self, NetlinkError> {
-        let idle: Vec<Kernel> = (0..WIDTH).map(|_| Kernel::open()).collect::<Result<_, _>>()?;
+        let idle: Vec<Kernel> = (0..WIDTH)
+            .map(|_| Kernel::open())
+            .collect::<Result<_, _>>()?;
         let ports = idle.iter().flat_map(Kernel::ports).collect();
-        Ok(Self { idle: Mutex::new(idle), permits: Semaphore::new(WIDTH), ports })
+        Ok(Self {
+            idle: Mutex::new(idle),
+            permits: Semaphore::new(WIDTH),
+            ports,
+        })
     }
 
     /// Whether a notification with this port id tells of our own change.
@@ -59,15 +65,26 @@ struct Loan<'a> {
 
 impl<'a> Loan<'a> {
     fn take(kernels: &'a Kernels) -> Option<Self> {
-        let kernel = kernels.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-        Some(Self { kernels, kernel: Some(kernel) })
+        let kernel = kernels
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()?;
+        Some(Self {
+            kernels,
+            kernel: Some(kernel),
+        })
     }
 }
 
 impl Drop for Loan<'_> {
     fn drop(&mut self) {
         if let Some(kernel) = self.kernel.take() {
-            self.kernels.idle.lock().unwrap_or_else(PoisonError::into_inner).push(kernel);
+            self.kernels
+                .idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(kernel);
         }
         self.kernels.permits.add_permits(1);
     }

@@ -80,7 +80,13 @@ impl Keys {
         let slot = Arc::clone(locked(&self.0).entry(key.clone()).or_default());
         locked(&slot.adds).extend(cancel.cloned());
         // The guard exists before the lock is taken: dropped while it waits, it still cleans up.
-        let mut guard = KeyGuard { keys: self, key: key.clone(), slot, held: None, cancel: cancel.cloned() };
+        let mut guard = KeyGuard {
+            keys: self,
+            key: key.clone(),
+            slot,
+            held: None,
+            cancel: cancel.cloned(),
+        };
         guard.held = Some(Arc::clone(&guard.slot.lock).lock_owned().await);
         guard
     }
@@ -90,7 +96,13 @@ impl Keys {
         let slot = Arc::clone(locked(&self.0).entry(key.clone()).or_default());
         let held = Arc::clone(&slot.lock).try_lock_owned().ok();
         // Without the lock, too, the guard cleans up.
-        let guard = KeyGuard { keys: self, key: key.clone(), slot, held, cancel: None };
+        let guard = KeyGuard {
+            keys: self,
+            key: key.clone(),
+            slot,
+            held,
+            cancel: None,
+        };
         guard.held.is_some().then_some(guard)
     }
 

@@ -15,8 +15,9 @@ use crate::node::Wired;
 use crate::pool::Snapshot;
 
 /// Seconds: from a tenth of a millisecond to the longest wait.
-const BUCKETS: [f64; 14] =
-    [0.0001, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.03, 0.1, 0.3, 1.0, 5.0, 30.0];
+const BUCKETS: [f64; 14] = [
+    0.0001, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.03, 0.1, 0.3, 1.0, 5.0, 30.0,
+];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -66,26 +67,58 @@ impl Metrics {
             ready: Gauge::default(),
             registry: Registry::default(),
         };
-        registry.register("operations", "Operations by outcome", metrics.operations.clone());
-        registry.register("operation_seconds", "Time of an operation", metrics.seconds.clone());
-        registry.register("repairs", "Changes to kernel state by the comparison", metrics.repairs.clone());
-        registry.register("resync_seconds", "Time of a comparison", metrics.resync_seconds.clone());
-        registry.register("addresses", "Addresses of the node by state", metrics.addresses.clone());
+        registry.register(
+            "operations",
+            "Operations by outcome",
+            metrics.operations.clone(),
+        );
+        registry.register(
+            "operation_seconds",
+            "Time of an operation",
+            metrics.seconds.clone(),
+        );
+        registry.register(
+            "repairs",
+            "Changes to kernel state by the comparison",
+            metrics.repairs.clone(),
+        );
+        registry.register(
+            "resync_seconds",
+            "Time of a comparison",
+            metrics.resync_seconds.clone(),
+        );
+        registry.register(
+            "addresses",
+            "Addresses of the node by state",
+            metrics.addresses.clone(),
+        );
         registry.register("nics", "NICs in use", metrics.nics.clone());
         registry.register("ready", "Whether pods can be served", metrics.ready.clone());
-        Self { registry, ..metrics }
+        Self {
+            registry,
+            ..metrics
+        }
     }
 
     /// An operation ended.
     pub fn operation(&self, operation: &'static str, failed: Option<Reason>, elapsed: Duration) {
         let reason = failed.map_or("ok", Reason::word);
-        self.operations.get_or_create(&Outcome { operation, reason }).inc();
-        self.seconds.get_or_create(&Operation { operation }).observe(elapsed.as_secs_f64());
+        self.operations
+            .get_or_create(&Outcome { operation, reason })
+            .inc();
+        self.seconds
+            .get_or_create(&Operation { operation })
+            .observe(elapsed.as_secs_f64());
     }
 
     /// Something failed in the background.
     pub fn failed(&self, operation: &'static str, reason: Reason) {
-        self.operations.get_or_create(&Outcome { operation, reason: reason.word() }).inc();
+        self.operations
+            .get_or_create(&Outcome {
+                operation,
+                reason: reason.word(),
+            })
+            .inc();
     }
 
     /// The comparison changed something.
@@ -108,11 +141,15 @@ impl Metrics {
                 ("yielded", counts.yielded),
             ];
             for (state, count) in states {
-                let labels = Addresses { family: family.to_string(), state };
+                let labels = Addresses {
+                    family: family.to_string(),
+                    state,
+                };
                 self.addresses.get_or_create(&labels).set(i64::from(count));
             }
         }
-        self.nics.set(i64::try_from(wired.nics.len()).unwrap_or(i64::MAX));
+        self.nics
+            .set(i64::try_from(wired.nics.len()).unwrap_or(i64::MAX));
         self.ready.set(i64::from(wired.is_ready()));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;

@@ -55,9 +55,17 @@ impl Wired {
 
     /// MTU in bytes of a pod with these addresses: the profile's, else the least of its NICs'.
     pub fn pod_mtu(&self, addresses: &[EndpointAddress]) -> u32 {
-        let of_nic = |id: &NicId| self.nics.iter().find(|nic| nic.id == *id).map(|nic| nic.mtu);
+        let of_nic = |id: &NicId| {
+            self.nics
+                .iter()
+                .find(|nic| nic.id == *id)
+                .map(|nic| nic.mtu)
+        };
         let profile = self.plan.as_ref().and_then(|plan| plan.mtu);
-        let nics = addresses.iter().filter_map(|address| of_nic(&address.nic)).min();
+        let nics = addresses
+            .iter()
+            .filter_map(|address| of_nic(&address.nic))
+            .min();
         match (profile, nics) {
             (Some(profile), Some(nics)) => profile.min(nics),
             (Some(mtu), None) | (None, Some(mtu)) => mtu,
@@ -173,7 +181,10 @@ impl Node {
             Some(problem) => format!("{}: {}", problem.reason, problem.message),
             None => "the operator has not yet described this node".to_owned(),
         };
-        Err(Error::NotReady { what, waited_ms: wait.as_millis() })
+        Err(Error::NotReady {
+            what,
+            waited_ms: wait.as_millis(),
+        })
     }
 
     pub fn record(&self, key: &AttachmentKey) -> Option<Record> {
@@ -196,17 +207,19 @@ impl Node {
 
     /// Whether this is the host end of a pod that has been answered for.
     pub fn is_ready_link(&self, ifindex: u32) -> bool {
-        let is = |record: &Record| record.host_ifindex == Some(ifindex) && record.phase == Phase::Ready;
+        let is =
+            |record: &Record| record.host_ifindex == Some(ifindex) && record.phase == Phase::Ready;
         self.records().values().any(is)
     }
 
     /// Waits until nothing is left of a key.
     pub async fn gone(&self, key: &AttachmentKey, wait: Duration) -> Result<(), Error> {
         let mut changes = self.changed.subscribe();
-        let gone = async {
-            while self.record(key).is_some() && changes.changed().await.is_ok() {}
+        let gone = async { while self.record(key).is_some() && changes.changed().await.is_ok() {} };
+        let late = |_| Error::StillDraining {
+            key: key.clone(),
+            waited_ms: wait.as_millis(),
         };
-        let late = |_| Error::StillDraining { key: key.clone(), waited_ms: wait.as_millis() };
         tokio::time::timeout(wait, gone).await.map_err(late)
     }
 

@@ -23,7 +23,11 @@ fn path(run_dir: &Path) -> PathBuf {
 /// What is known so far.
 pub fn read(run_dir: &Path) -> Result<Originals, journal::Error> {
     let path = path(run_dir);
-    if path.symlink_metadata().is_err() { Ok(Originals::default()) } else { read_versioned(&path) }
+    if path.symlink_metadata().is_err() {
+        Ok(Originals::default())
+    } else {
+        read_versioned(&path)
+    }
 }
 
 /// Keeps the present value of a setting that is about to change. One that is not there needs no keeping.

@@ -39,14 +39,19 @@ async fn change(node: &Arc<Node>, record: Record, mtu: u32) -> Result<(), Error>
             return Ok(None);
         };
         let mut socket = Socket::route_in(&netns)?;
-        let found = link::by_name(&mut socket, &record.key.ifname)?.filter(|link| link.mac == Some(pod_mac));
+        let found = link::by_name(&mut socket, &record.key.ifname)?
+            .filter(|link| link.mac == Some(pod_mac));
         if let Some(found) = found {
             socket.request(link::set_mtu(found.index, mtu))?;
         }
         Ok::<_, NetlinkError>(Some(Record { mtu, ..record }))
     });
     let changed = changed.await?;
-    let changed = changed.map_err(|source| Error::Kernel { operation: "set MTU", key: mtu.to_string(), source })?;
+    let changed = changed.map_err(|source| Error::Kernel {
+        operation: "set MTU",
+        key: mtu.to_string(),
+        source,
+    })?;
     if let Some(record) = changed {
         info!(key = %record.key, mtu, "followed its NIC's MTU");
         node.put_record(record.clone());
@@ -57,18 +62,28 @@ async fn change(node: &Arc<Node>, record: Record, mtu: u32) -> Result<(), Error>
 
 /// The namespace of an attachment, if something still leads there.
 fn find(record: &NetnsRecord) -> Option<Netns> {
-    let wanted = NetnsId { dev: record.dev, ino: record.ino };
+    let wanted = NetnsId {
+        dev: record.dev,
+        ino: record.ino,
+    };
     let open = |path: &Path| Netns::open(path).ok().filter(|netns| netns.id() == wanted);
     if let Some(netns) = open(Path::new(&record.path)) {
         return Some(netns);
     }
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
     let paths = processes.map(|entry| -> PathBuf { entry.path().join("ns/net") });
-    paths.filter(|path| inode(path) == Some(record.ino)).find_map(|path| open(&path))
+    paths
+        .filter(|path| inode(path) == Some(record.ino))
+        .find_map(|path| open(&path))
 }
 
 /// Cheaper than opening: the inode from the link's text, `net:[4026531840]`.
 fn inode(path: &Path) -> Option<u64> {
     let target = std::fs::read_link(path).ok()?;
-    target.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+    target
+        .to_str()?
+        .strip_prefix("net:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }

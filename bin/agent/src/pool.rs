@@ -55,7 +55,12 @@ impl Pool {
     pub fn start(config: PoolConfig, journal: Journal) -> Self {
         let (sender, receiver) = mpsc::channel(BACKLOG);
         let (changed, version) = watch::channel(0);
-        let actor = Actor { pool: ipam::Pool::new(config), journal, waiting: BTreeMap::new(), changed };
+        let actor = Actor {
+            pool: ipam::Pool::new(config),
+            journal,
+            waiting: BTreeMap::new(),
+            changed,
+        };
         tokio::spawn(actor.run(receiver));
         Self { sender, version }
     }
@@ -66,7 +71,11 @@ impl Pool {
     }
 
     /// Addresses for a key; waits for supply at most so long. `None`: the wait is over, and nothing is held.
-    pub async fn reserve(&self, key: &AttachmentKey, wait: Duration) -> Result<Option<Answer>, Error> {
+    pub async fn reserve(
+        &self,
+        key: &AttachmentKey,
+        wait: Duration,
+    ) -> Result<Option<Answer>, Error> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Reserve(key.clone(), reply)).await?;
         match tokio::time::timeout(wait, answer).await {
@@ -80,21 +89,31 @@ impl Pool {
 
     /// The ADD of this key gives up and never touched the kernel.
     pub async fn abandon(&self, key: &AttachmentKey) -> Result<(), Error> {
-        self.inputs(None, vec![Input::Abandon(key.clone())]).await.map(drop)
+        self.inputs(None, vec![Input::Abandon(key.clone())])
+            .await
+            .map(drop)
     }
 
     /// The addresses of this key are no longer its pod's.
     pub async fn release(&self, key: &AttachmentKey) -> Result<(), Error> {
-        self.inputs(None, vec![Input::Release(key.clone())]).await.map(drop)
+        self.inputs(None, vec![Input::Release(key.clone())])
+            .await
+            .map(drop)
     }
 
     /// The kernel state of this key is gone. The notes that its addresses cool are on disk when this returns.
     pub async fn removed(&self, key: &AttachmentKey) -> Result<(), Error> {
-        self.inputs(None, vec![Input::Removed(key.clone())]).await.map(drop)
+        self.inputs(None, vec![Input::Removed(key.clone())])
+            .await
+            .map(drop)
     }
 
     /// Inputs in order, with nothing in between; the actions that followed.
-    pub async fn inputs(&self, config: Option<PoolConfig>, inputs: Vec<Input>) -> Result<Vec<Action>, Error> {
+    pub async fn inputs(
+        &self,
+        config: Option<PoolConfig>,
+        inputs: Vec<Input>,
+    ) -> Result<Vec<Action>, Error> {
         let (reply, actions) = oneshot::channel();
         self.send(Message::Inputs(config, inputs, reply)).await?;
         actions.await.map_err(|_| Error::Stopping)
@@ -133,9 +152,15 @@ impl Actor {
     }
 
     fn wake_at(&self) -> Instant {
-        let wait = self.pool.next_deadline().map(|at| Duration::from_millis((at - clock::now()).0));
+        let wait = self
+            .pool
+            .next_deadline()
+            .map(|at| Duration::from_millis((at - clock::now()).0));
         // One millisecond more: the pool must find the deadline passed.
-        Instant::now() + wait.map_or(LONGEST_SLEEP, |wait| wait + Duration::from_millis(1)).min(LONGEST_SLEEP)
+        Instant::now()
+            + wait
+                .map_or(LONGEST_SLEEP, |wait| wait + Duration::from_millis(1))
+                .min(LONGEST_SLEEP)
     }
 
     async fn message(&mut self, message: Message) {
@@ -182,7 +207,9 @@ impl Actor {
         match action {
             Action::Assign(key, addresses) => self.answer(key, Ok(addresses.clone())),
             Action::Refuse(key, reason) => self.answer(key, Err(*reason)),
-            Action::Lost(key, ip) => warn!(%key, %ip, "a pod holds an address that the cloud no longer lists"),
+            Action::Lost(key, ip) => {
+                warn!(%key, %ip, "a pod holds an address that the cloud no longer lists")
+            }
             Action::Consent(ip, agreed) => info!(%ip, agreed, "answer to a mark for release"),
             Action::Wait(key) => info!(%key, "waits for an address"),
             Action::Cool(..) | Action::Cooled(_) => {}
@@ -198,20 +225,30 @@ impl Actor {
 
     /// A note that cannot be written costs a rest that a restart cuts short; the removal itself goes on.
     async fn write_notes(&self, actions: &[Action]) {
-        let notes: Vec<Action> =
-            actions.iter().filter(|action| matches!(action, Action::Cool(..) | Action::Cooled(_))).cloned().collect();
+        let notes: Vec<Action> = actions
+            .iter()
+            .filter(|action| matches!(action, Action::Cool(..) | Action::Cooled(_)))
+            .cloned()
+            .collect();
         if notes.is_empty() {
             return;
         }
         let journal = self.journal.clone();
         let written = tokio::task::spawn_blocking(move || {
             notes.iter().try_for_each(|note| match note {
-                Action::Cool(address, until) => journal.cool(&Cooling { address: address.clone(), until: *until }),
+                Action::Cool(address, until) => journal.cool(&Cooling {
+                    address: address.clone(),
+                    until: *until,
+                }),
                 Action::Cooled(ip) => journal.cooled(*ip),
                 _ => Ok(()),
             })
         });
-        match written.await.map_err(Error::from).and_then(|written| written.map_err(Error::from)) {
+        match written
+            .await
+            .map_err(Error::from)
+            .and_then(|written| written.map_err(Error::from))
+        {
             Ok(()) => {}
             Err(error) => error!(error = error.chain(), reason = %error.reason(), "cooling note"),
         }
@@ -243,7 +280,12 @@ mod tests {
     fn supply() -> Input {
         let nic = NicId("eni-0".to_owned());
         let addresses = vec!["10.0.0.1".parse().unwrap()];
-        Input::Supply(vec![NicSupply { nic, usable: true, device_index: 0, addresses }])
+        Input::Supply(vec![NicSupply {
+            nic,
+            usable: true,
+            device_index: 0,
+            addresses,
+        }])
     }
 
     #[tokio::test]
@@ -253,12 +295,18 @@ mod tests {
         let pool = Pool::start(config(), journal.clone());
         assert_eq!(pool.reserve(&key(1), Duration::ZERO).await.unwrap(), None);
         let one = key(1);
-        let (first, _) = tokio::join!(pool.reserve(&one, Duration::from_secs(60)), pool.inputs(None, vec![supply()]));
+        let (first, _) = tokio::join!(
+            pool.reserve(&one, Duration::from_secs(60)),
+            pool.inputs(None, vec![supply()])
+        );
         assert_eq!(first.unwrap().unwrap().unwrap().len(), 1);
         pool.release(&key(1)).await.unwrap();
         pool.removed(&key(1)).await.unwrap();
         assert_eq!(journal.load().unwrap().cooling.len(), 1);
-        let second = pool.reserve(&key(2), Duration::from_secs(60)).await.unwrap();
+        let second = pool
+            .reserve(&key(2), Duration::from_secs(60))
+            .await
+            .unwrap();
         assert_eq!(second.unwrap().unwrap().len(), 1);
         assert_eq!(journal.load().unwrap().cooling.len(), 0);
     }
@@ -268,7 +316,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pool = Pool::start(config(), Journal::open(dir.path()).unwrap());
         let one = key(1);
-        let (answer, released) = tokio::join!(pool.reserve(&one, Duration::from_secs(60)), pool.release(&one));
+        let (answer, released) = tokio::join!(
+            pool.reserve(&one, Duration::from_secs(60)),
+            pool.release(&one)
+        );
         released.unwrap();
         assert_eq!(answer.unwrap(), Some(Err(Reason::Superseded)));
     }

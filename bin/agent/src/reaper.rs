@@ -45,7 +45,9 @@ pub async fn run(node: Arc<Node>, mut doomed: mpsc::UnboundedReceiver<Attachment
                 warn!(links = left.len(), "pod links are still there");
                 batch = left;
             }
-            Err(error) => error!(error = error.chain(), reason = %error.reason(), "removing pod links"),
+            Err(error) => {
+                error!(error = error.chain(), reason = %error.reason(), "removing pod links")
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -60,7 +62,9 @@ pub async fn run(node: Arc<Node>, mut doomed: mpsc::UnboundedReceiver<Attachment
 /// One batch; the keys of which something is left.
 async fn reap(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<AttachmentKey>, Error> {
     let known = batch.iter().filter_map(|key| node.record(key));
-    let records: Vec<Record> = known.filter(|record| record.phase == Phase::Draining).collect();
+    let records: Vec<Record> = known
+        .filter(|record| record.phase == Phase::Draining)
+        .collect();
     let unknown = records.len() < batch.len();
     let targets = records.clone();
     let crash_at = node.config.crash_at.clone();
@@ -71,9 +75,14 @@ async fn reap(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<Attachmen
         (present, steps.done())
     });
     let (present, done) = reaped.await?;
-    let present = present.map_err(|source| Error::Kernel { operation: "delete pod links", key: first, source })?;
-    let (left, gone): (Vec<Record>, Vec<Record>) =
-        records.into_iter().partition(|record| present.contains(&record.key.host_ifname().0));
+    let present = present.map_err(|source| Error::Kernel {
+        operation: "delete pod links",
+        key: first,
+        source,
+    })?;
+    let (left, gone): (Vec<Record>, Vec<Record>) = records
+        .into_iter()
+        .partition(|record| present.contains(&record.key.host_ifname().0));
     for record in gone {
         let mut steps = Steps::resume("reap", done, node.config.crash_at.as_ref());
         steps.begin();
@@ -102,16 +111,27 @@ fn delete_links(kernel: &mut Kernel, records: &[Record]) -> Result<BTreeSet<Stri
         conntrack::delete_address(&mut kernel.netfilter, ip)?;
     }
     let names = |kernel: &mut Kernel| -> Result<BTreeSet<String>, NetlinkError> {
-        Ok(wire::pod_links(kernel)?.into_iter().map(|link| link.name).collect())
+        Ok(wire::pod_links(kernel)?
+            .into_iter()
+            .map(|link| link.name)
+            .collect())
     };
     let present = names(kernel)?;
-    let left: Vec<&Record> =
-        records.iter().filter(|record| present.contains(&record.key.host_ifname().0)).collect();
+    let left: Vec<&Record> = records
+        .iter()
+        .filter(|record| present.contains(&record.key.host_ifname().0))
+        .collect();
     if left.is_empty() {
         return Ok(present);
     }
     for record in left {
-        wire::detach_pod(kernel, None, &record.key, record.host_ifindex, &addresses(record))?;
+        wire::detach_pod(
+            kernel,
+            None,
+            &record.key,
+            record.host_ifindex,
+            &addresses(record),
+        )?;
     }
     wire::reap_doomed(kernel)?;
     names(kernel)

@@ -30,21 +30,34 @@ pub async fn restore(node: &Arc<Node>) -> Result<(), Error> {
     for file in &found.quarantined {
         let error = chain(&file.error);
         error!(moved_to = %file.moved_to.display(), error, "a journal file cannot be used and was set aside");
-        node.metrics.failed("journal", tombolo_core::types::Reason::JournalError);
+        node.metrics
+            .failed("journal", tombolo_core::types::Reason::JournalError);
     }
     let observed = node.kernels.run(pod_links).await?;
-    let links =
-        observed.map_err(|source| Error::Kernel { operation: "list", key: "pod links".to_owned(), source })?;
-    let mut inputs: Vec<Input> =
-        found.cooling.into_iter().map(|note| Input::RestoreCooling(note.address, note.until)).collect();
+    let links = observed.map_err(|source| Error::Kernel {
+        operation: "list",
+        key: "pod links".to_owned(),
+        source,
+    })?;
+    let mut inputs: Vec<Input> = found
+        .cooling
+        .into_iter()
+        .map(|note| Input::RestoreCooling(note.address, note.until))
+        .collect();
     let mut ending = Vec::new();
     let mut known = BTreeSet::new();
     for record in found.records {
         known.insert(record.key.host_ifname().0);
         inputs.push(Input::Restore(record.key.clone(), record.addresses.clone()));
-        match stands(record, &links) {
-            Ok(record) => node.put_record(record),
-            Err(record) => {
+        match links.get(&record.key.host_ifname().0) {
+            Some(link) if record.phase == Phase::Ready => {
+                let host_ifindex = Some(link.ifindex);
+                node.put_record(Record {
+                    host_ifindex,
+                    ..record
+                });
+            }
+            _ => {
                 inputs.push(Input::Release(record.key.clone()));
                 ending.push(record);
             }
@@ -60,7 +73,10 @@ pub async fn restore(node: &Arc<Node>) -> Result<(), Error> {
     }
     for record in ending {
         info!(key = %record.key, phase = ?record.phase, "is ended");
-        let record = Record { phase: Phase::Draining, ..record };
+        let record = Record {
+            phase: Phase::Draining,
+            ..record
+        };
         node.put_record(record.clone());
         let journal = node.journal.clone();
         let key = record.key.clone();
@@ -81,18 +97,26 @@ fn pod_links(kernel: &mut Kernel) -> Result<BTreeMap<String, Found>, NetlinkErro
     let routes = route::list(&mut kernel.route)?.ours;
     let to = |index: u32| {
         let on = move |kind: &RouteKind| matches!(kind, RouteKind::Link { ifindex } if *ifindex == index);
-        routes.iter().filter(move |r| r.table == POD_TABLE && on(&r.kind)).map(|r| r.dst.addr()).collect()
+        routes
+            .iter()
+            .filter(move |r| r.table == POD_TABLE && on(&r.kind))
+            .map(|r| r.dst.addr())
+            .collect()
     };
-    let links = wire::pod_links(kernel)?.into_iter().filter(|link| link.group == POD_LINK_GROUP);
-    Ok(links.map(|link| (link.name, Found { ifindex: link.index, addresses: to(link.index) })).collect())
-}
-
-/// The record as it stands, or one that must end.
-fn stands(record: Record, links: &BTreeMap<String, Found>) -> Result<Record, Record> {
-    match links.get(&record.key.host_ifname().0) {
-        Some(link) if record.phase == Phase::Ready => Ok(Record { host_ifindex: Some(link.ifindex), ..record }),
-        _ => Err(record),
-    }
+    let links = wire::pod_links(kernel)?
+        .into_iter()
+        .filter(|link| link.group == POD_LINK_GROUP);
+    Ok(links
+        .map(|link| {
+            (
+                link.name,
+                Found {
+                    ifindex: link.index,
+                    addresses: to(link.index),
+                },
+            )
+        })
+        .collect())
 }
 
 /// Withholds an orphan's addresses.
@@ -101,15 +125,31 @@ fn adopt_orphan(node: &Node, ifname: String, link: Found) -> Option<Input> {
     let plan = node.plan.borrow().clone();
     let owner = |ip: &IpAddr| {
         let nics = plan.iter().flat_map(|plan| &plan.nics);
-        nics.filter(|nic| nic.addresses.contains(ip)).map(|nic| nic.id.clone()).next()
+        nics.filter(|nic| nic.addresses.contains(ip))
+            .map(|nic| nic.id.clone())
+            .next()
     };
     let unknown = || NicId("unknown".to_owned());
-    let key = AttachmentKey { network: "orphan".to_owned(), container_id: ifname.clone(), ifname: "eth0".to_owned() };
+    let key = AttachmentKey {
+        network: "orphan".to_owned(),
+        container_id: ifname.clone(),
+        ifname: "eth0".to_owned(),
+    };
     let addresses: Vec<EndpointAddress> = link
         .addresses
         .iter()
-        .map(|ip| EndpointAddress { ip: *ip, nic: owner(ip).unwrap_or_else(unknown) })
+        .map(|ip| EndpointAddress {
+            ip: *ip,
+            nic: owner(ip).unwrap_or_else(unknown),
+        })
         .collect();
-    node.put_orphan(link.ifindex, Orphan { ifname, key: key.clone(), addresses: link.addresses });
+    node.put_orphan(
+        link.ifindex,
+        Orphan {
+            ifname,
+            key: key.clone(),
+            addresses: link.addresses,
+        },
+    );
     (!addresses.is_empty()).then_some(Input::Restore(key, addresses))
 }

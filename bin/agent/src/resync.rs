@@ -51,7 +51,9 @@ pub async fn run(node: Arc<Node>) {
 
 /// One comparison and repair of everything.
 pub async fn pass(node: &Arc<Node>) -> Result<(), Error> {
-    let Some(plan) = node.plan.borrow().clone() else { return Ok(()) };
+    let Some(plan) = node.plan.borrow().clone() else {
+        return Ok(());
+    };
     let started = Instant::now();
     let first = look(node, &plan).await?;
     let found = if first.is_settled() {
@@ -59,7 +61,11 @@ pub async fn pass(node: &Arc<Node>) -> Result<(), Error> {
     } else {
         let _closed = node.gate.write().await;
         let second = look(node, &plan).await?;
-        if second.is_settled() { second } else { repair(node, second).await? }
+        if second.is_settled() {
+            second
+        } else {
+            repair(node, second).await?
+        }
     };
     node.metrics.resynced(started.elapsed());
     finish(node, plan, found).await
@@ -84,15 +90,22 @@ impl Found {
 }
 
 async fn look(node: &Arc<Node>, plan: &Arc<Plan>) -> Result<Found, Error> {
-    let records: Vec<Record> =
-        node.all_records().into_iter().filter(|record| record.phase == Phase::Ready).collect();
+    let records: Vec<Record> = node
+        .all_records()
+        .into_iter()
+        .filter(|record| record.phase == Phase::Ready)
+        .collect();
     let orphans = node.orphans();
     let plan = Arc::clone(plan);
     let looked = node.kernels.run(move |kernel| {
         let joined = join(&plan, &link::list(&mut kernel.route)?);
         compare(kernel, &plan, joined, &records, &orphans)
     });
-    looked.await?.map_err(|source| Error::Kernel { operation: "observe", key: "the node".to_owned(), source })
+    looked.await?.map_err(|source| Error::Kernel {
+        operation: "observe",
+        key: "the node".to_owned(),
+        source,
+    })
 }
 
 fn compare(
@@ -102,27 +115,51 @@ fn compare(
     records: &[Record],
     orphans: &BTreeMap<u32, Orphan>,
 ) -> Result<Found, NetlinkError> {
-    let wired = Wired { nics: joined.nics.clone(), plan: Some(Arc::new(plan.clone())), problems: Vec::new() };
+    let wired = Wired {
+        nics: joined.nics.clone(),
+        plan: Some(Arc::new(plan.clone())),
+        problems: Vec::new(),
+    };
     let input = NodeInput {
         families: plan.pool.families,
         nics: joined.nics.clone(),
-        endpoints: records.iter().filter_map(|record| endpoint(record, &wired)).collect(),
+        endpoints: records
+            .iter()
+            .filter_map(|record| endpoint(record, &wired))
+            .collect(),
         vpc_cidrs: plan.untranslated.clone(),
         snat: plan.snat,
     };
     let mut desired = desired::node(&input);
-    let sysctls: BTreeSet<String> = desired.sysctls.iter().map(|sysctl| sysctl.path.clone()).collect();
+    let sysctls: BTreeSet<String> = desired
+        .sysctls
+        .iter()
+        .map(|sysctl| sysctl.path.clone())
+        .collect();
     let nics: BTreeSet<u32> = joined.nics.iter().map(|nic| nic.ifindex).collect();
     let observed = kernel.observe_node(&sysctls, &nics)?;
     let present = |ifindex: u32| observed.links.iter().any(|link| link.index == ifindex);
-    let lost: Vec<Record> =
-        records.iter().filter(|record| !record.host_ifindex.is_some_and(present)).cloned().collect();
+    let lost: Vec<Record> = records
+        .iter()
+        .filter(|record| !record.host_ifindex.is_some_and(present))
+        .cloned()
+        .collect();
     forget_links(&mut desired, &lost);
     leave_alone(&mut desired, &observed, orphans);
     let ops = plan_ops(&desired, &observed.state, observed.nat_intact);
     let aliases = missing_aliases(&joined.nics, &observed.links);
-    let departed = orphans.keys().copied().filter(|ifindex| !present(*ifindex)).collect();
-    Ok(Found { ops, aliases, lost, departed, joined })
+    let departed = orphans
+        .keys()
+        .copied()
+        .filter(|ifindex| !present(*ifindex))
+        .collect();
+    Ok(Found {
+        ops,
+        aliases,
+        lost,
+        departed,
+        joined,
+    })
 }
 
 /// Our alias on a NIC tells a person, and `uninstall`, whose it is. The primary NIC is the OS's.
@@ -130,9 +167,13 @@ fn missing_aliases(nics: &[Nic], links: &[Link]) -> Vec<(u32, String)> {
     let secondary = nics.iter().filter(|nic| !nic.is_primary());
     let wanted = secondary.map(|nic| (nic.ifindex, nic_alias(&nic.id)));
     let has = |index: u32, alias: &str| {
-        links.iter().any(|link| link.index == index && link.alias.as_deref() == Some(alias))
+        links
+            .iter()
+            .any(|link| link.index == index && link.alias.as_deref() == Some(alias))
     };
-    wanted.filter(|(index, alias)| !has(*index, alias)).collect()
+    wanted
+        .filter(|(index, alias)| !has(*index, alias))
+        .collect()
 }
 
 /// An attachment as the desired state sees it, with the MTU that it should have now.
@@ -147,26 +188,69 @@ fn endpoint(record: &Record, wired: &Wired) -> Option<Endpoint> {
 
 /// Nothing can be put on a link that is gone.
 fn forget_links(desired: &mut NodeState, lost: &[Record]) {
-    let gone: BTreeSet<u32> = lost.iter().filter_map(|record| record.host_ifindex).collect();
-    let names: Vec<String> = lost.iter().map(|record| format!("/{}/", record.key.host_ifname())).collect();
+    let gone: BTreeSet<u32> = lost
+        .iter()
+        .filter_map(|record| record.host_ifindex)
+        .collect();
+    let names: Vec<String> = lost
+        .iter()
+        .map(|record| format!("/{}/", record.key.host_ifname()))
+        .collect();
     desired.links.retain(|index, _| !gone.contains(index));
-    desired.routes.retain(|route| !matches!(route.kind, RouteKind::Link { ifindex } if gone.contains(&ifindex)));
-    desired.neighbours.retain(|neighbour| !gone.contains(&neighbour.ifindex));
-    desired.nat.pods4.retain(|(index, _), _| !gone.contains(index));
-    desired.nat.pods6.retain(|(index, _), _| !gone.contains(index));
-    desired.sysctls.retain(|sysctl| !names.iter().any(|name| sysctl.path.contains(name)));
+    desired.routes.retain(
+        |route| !matches!(route.kind, RouteKind::Link { ifindex } if gone.contains(&ifindex)),
+    );
+    desired
+        .neighbours
+        .retain(|neighbour| !gone.contains(&neighbour.ifindex));
+    desired
+        .nat
+        .pods4
+        .retain(|(index, _), _| !gone.contains(index));
+    desired
+        .nat
+        .pods6
+        .retain(|(index, _), _| !gone.contains(index));
+    desired
+        .sysctls
+        .retain(|sysctl| !names.iter().any(|name| sysctl.path.contains(name)));
 }
 
 /// What is on an orphan's link stays as it is.
 fn leave_alone(desired: &mut NodeState, observed: &Observation, orphans: &BTreeMap<u32, Orphan>) {
     let state = &observed.state;
-    let on_orphan =
-        |kind: &RouteKind| matches!(kind, RouteKind::Link { ifindex } if orphans.contains_key(ifindex));
-    desired.routes.extend(state.routes.iter().filter(|route| on_orphan(&route.kind)).cloned());
+    let on_orphan = |kind: &RouteKind| matches!(kind, RouteKind::Link { ifindex } if orphans.contains_key(ifindex));
+    desired.routes.extend(
+        state
+            .routes
+            .iter()
+            .filter(|route| on_orphan(&route.kind))
+            .cloned(),
+    );
     let of_orphan = |ifindex: &u32| orphans.contains_key(ifindex);
-    desired.neighbours.extend(state.neighbours.iter().filter(|n| of_orphan(&n.ifindex)).cloned());
-    desired.nat.pods4.extend(state.nat.pods4.iter().filter(|((i, _), _)| of_orphan(i)).map(|(k, v)| (*k, *v)));
-    desired.nat.pods6.extend(state.nat.pods6.iter().filter(|((i, _), _)| of_orphan(i)).map(|(k, v)| (*k, *v)));
+    desired.neighbours.extend(
+        state
+            .neighbours
+            .iter()
+            .filter(|n| of_orphan(&n.ifindex))
+            .cloned(),
+    );
+    desired.nat.pods4.extend(
+        state
+            .nat
+            .pods4
+            .iter()
+            .filter(|((i, _), _)| of_orphan(i))
+            .map(|(k, v)| (*k, *v)),
+    );
+    desired.nat.pods6.extend(
+        state
+            .nat
+            .pods6
+            .iter()
+            .filter(|((i, _), _)| of_orphan(i))
+            .map(|(k, v)| (*k, *v)),
+    );
 }
 
 /// Applies all operations. A failure does not stop the others: what remains is found again.
@@ -182,12 +266,20 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
                 continue;
             }
             if let Err(source) = kernel.apply(op) {
-                failures.push(Error::Kernel { operation: "repair", key: kind(op).to_owned(), source });
+                failures.push(Error::Kernel {
+                    operation: "repair",
+                    key: kind(op).to_owned(),
+                    source,
+                });
             }
         }
         for (index, alias) in &found.aliases {
             if let Err(source) = kernel.route.request(link::set_alias(*index, alias)) {
-                failures.push(Error::Kernel { operation: "set alias", key: alias.clone(), source });
+                failures.push(Error::Kernel {
+                    operation: "set alias",
+                    key: alias.clone(),
+                    source,
+                });
             }
         }
         (found, failures)
@@ -200,7 +292,11 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
     for error in failures {
         error!(error = error.chain(), reason = %error.reason(), "repair");
         node.metrics.failed("repair", error.reason());
-        found.joined.problems.push(Problem { reason: error.reason(), message: error.chain(), serving: false });
+        found.joined.problems.push(Problem {
+            reason: error.reason(),
+            message: error.chain(),
+            serving: false,
+        });
     }
     Ok(found)
 }
@@ -220,10 +316,26 @@ const fn kind(op: &Op) -> &'static str {
 
 /// Tells all others what is in place now.
 async fn finish(node: &Arc<Node>, plan: Arc<Plan>, found: Found) -> Result<(), Error> {
-    let Found { joined, lost, departed, .. } = found;
-    let usable: BTreeSet<u16> = joined.nics.iter().map(|nic: &Nic| nic.device_index).collect();
-    let broken = joined.problems.iter().any(|problem| problem.reason == Reason::KernelError);
-    let wired = Wired { nics: joined.nics, plan: Some(Arc::clone(&plan)), problems: joined.problems };
+    let Found {
+        joined,
+        lost,
+        departed,
+        ..
+    } = found;
+    let usable: BTreeSet<u16> = joined
+        .nics
+        .iter()
+        .map(|nic: &Nic| nic.device_index)
+        .collect();
+    let broken = joined
+        .problems
+        .iter()
+        .any(|problem| problem.reason == Reason::KernelError);
+    let wired = Wired {
+        nics: joined.nics,
+        plan: Some(Arc::clone(&plan)),
+        problems: joined.problems,
+    };
     for problem in &wired.problems {
         if !node.wired.borrow().problems.contains(problem) {
             warn!(reason = %problem.reason, problem.message, problem.serving, "problem on this node");
@@ -236,7 +348,10 @@ async fn finish(node: &Arc<Node>, plan: Arc<Plan>, found: Found) -> Result<(), E
         addresses: nic.addresses.clone(),
     });
     // The marks first: no waiting ADD may get an address that is marked.
-    let inputs = vec![Input::Marked(plan.release.clone()), Input::Supply(supply.collect())];
+    let inputs = vec![
+        Input::Marked(plan.release.clone()),
+        Input::Supply(supply.collect()),
+    ];
     node.wired.send_replace(Arc::new(wired));
     node.pool.inputs(Some(plan.pool.clone()), inputs).await?;
     if broken {

@@ -43,9 +43,17 @@ pub struct SocketError {
 
 /// Makes the socket (0600). One that an earlier agent left is replaced.
 pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
-    let failed = |operation| move |source| SocketError { operation, path: path.to_owned(), source };
+    let failed = |operation| {
+        move |source| SocketError {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
+    };
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove old socket")(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(failed("remove old socket")(error));
+        }
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(failed("bind socket"))?;
@@ -60,7 +68,8 @@ pub async fn serve(
     listener: UnixListener,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = UnixListenerStream::new(listener).filter(|stream| !matches!(stream, Ok(stream) if !is_root(stream)));
+    let incoming = UnixListenerStream::new(listener)
+        .filter(|stream| !matches!(stream, Ok(stream) if !is_root(stream)));
     tonic::transport::Server::builder()
         .add_service(rpc::node_server::NodeServer::new(Service { node }))
         .serve_with_incoming_shutdown(incoming, stop)
@@ -95,20 +104,33 @@ impl Service {
         let pid = peer_pid(&request)?;
         let request = request.into_inner();
         let key = key(request.key)?;
-        let (netns, path) = netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
+        let (netns, path) =
+            netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
         let pod = request.pod.unwrap_or_default();
-        let pod = PodRef { namespace: pod.namespace, name: pod.name, uid: pod.uid };
+        let pod = PodRef {
+            namespace: pod.namespace,
+            name: pod.name,
+            uid: pod.uid,
+        };
         let timeout = match request.timeout_ms {
             0 => DEFAULT_TIMEOUT,
             millis => Duration::from_millis(u64::from(millis)),
         };
         let span = info_span!("add", %pod, %key);
-        let request = attach::Request { key, pod, netns: Arc::new(netns), path, deadline: Instant::now() + timeout };
+        let request = attach::Request {
+            key,
+            pod,
+            netns: Arc::new(netns),
+            path,
+            deadline: Instant::now() + timeout,
+        };
         let cancel = Cancel::new();
         let (reply, answer) = oneshot::channel();
         let node = Arc::clone(&self.node);
         let guard = CancelOnDrop(Arc::clone(&cancel));
-        tokio::spawn(async move { attach::attach(&node, request, &cancel, reply).await }.instrument(span));
+        tokio::spawn(
+            async move { attach::attach(&node, request, &cancel, reply).await }.instrument(span),
+        );
         let answer = answer.await.map_err(|_| Error::Stopping)?;
         drop(guard);
         answer
@@ -119,36 +141,50 @@ impl Service {
         let request = request.into_inner();
         let key = key(request.key)?;
         // A namespace that cannot be had is as good as none.
-        let netns = netns(pid, request.netns).ok().flatten().map(|(netns, _)| Arc::new(netns));
+        let netns = netns(pid, request.netns)
+            .ok()
+            .flatten()
+            .map(|(netns, _)| Arc::new(netns));
         let span = info_span!("del", %key);
         let node = Arc::clone(&self.node);
         // In a task of its own: once begun, it ends, whoever waits.
-        tokio::spawn(async move { detach::detach(&node, &key, netns).await }.instrument(span)).await?
+        tokio::spawn(async move { detach::detach(&node, &key, netns).await }.instrument(span))
+            .await?
     }
 
     async fn check(&self, request: Request<rpc::CheckRequest>) -> Result<(), Error> {
         let pid = peer_pid(&request)?;
         let request = request.into_inner();
         let key = key(request.key)?;
-        let (netns, _) = netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
+        let (netns, _) =
+            netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
         let span = info_span!("check", %key);
-        check::check(&self.node, &key, Arc::new(netns), &request.addresses).instrument(span).await
+        check::check(&self.node, &key, Arc::new(netns), &request.addresses)
+            .instrument(span)
+            .await
     }
 
     /// Counts and logs an operation.
     fn done<T>(&self, operation: &'static str, started: Instant, result: &Result<T, Error>) {
         let elapsed = started.elapsed();
-        self.node.metrics.operation(operation, result.as_ref().err().map(Error::reason), elapsed);
+        self.node
+            .metrics
+            .operation(operation, result.as_ref().err().map(Error::reason), elapsed);
         match result {
             Ok(_) => info!(operation, micros = elapsed.as_micros(), "done"),
-            Err(error) => warn!(operation, reason = %error.reason(), error = error.chain(), "failed"),
+            Err(error) => {
+                warn!(operation, reason = %error.reason(), error = error.chain(), "failed")
+            }
         }
     }
 }
 
 #[tonic::async_trait]
 impl rpc::node_server::Node for Service {
-    async fn add_network(&self, request: Request<rpc::AddRequest>) -> Result<Response<rpc::AddReply>, Status> {
+    async fn add_network(
+        &self,
+        request: Request<rpc::AddRequest>,
+    ) -> Result<Response<rpc::AddReply>, Status> {
         let started = Instant::now();
         if let Some(failure) = rpc::Failure::unless_answered(request.get_ref().protocol) {
             return Ok(Response::new(failure.into()));
@@ -161,54 +197,92 @@ impl rpc::node_server::Node for Service {
         }))
     }
 
-    async fn del_network(&self, request: Request<rpc::DelRequest>) -> Result<Response<rpc::DelReply>, Status> {
+    async fn del_network(
+        &self,
+        request: Request<rpc::DelRequest>,
+    ) -> Result<Response<rpc::DelReply>, Status> {
         let started = Instant::now();
         if let Some(failure) = rpc::Failure::unless_answered(request.get_ref().protocol) {
-            return Ok(Response::new(rpc::DelReply { failure: Some(failure) }));
+            return Ok(Response::new(rpc::DelReply {
+                failure: Some(failure),
+            }));
         }
         let result = self.del(request).await;
         self.done("del", started, &result);
-        Ok(Response::new(rpc::DelReply { failure: result.err().map(|error| error.to_failure()) }))
+        Ok(Response::new(rpc::DelReply {
+            failure: result.err().map(|error| error.to_failure()),
+        }))
     }
 
-    async fn check_network(&self, request: Request<rpc::CheckRequest>) -> Result<Response<rpc::CheckReply>, Status> {
+    async fn check_network(
+        &self,
+        request: Request<rpc::CheckRequest>,
+    ) -> Result<Response<rpc::CheckReply>, Status> {
         let started = Instant::now();
         if let Some(failure) = rpc::Failure::unless_answered(request.get_ref().protocol) {
-            return Ok(Response::new(rpc::CheckReply { failure: Some(failure) }));
+            return Ok(Response::new(rpc::CheckReply {
+                failure: Some(failure),
+            }));
         }
         let result = self.check(request).await;
         self.done("check", started, &result);
-        Ok(Response::new(rpc::CheckReply { failure: result.err().map(|error| error.to_failure()) }))
+        Ok(Response::new(rpc::CheckReply {
+            failure: result.err().map(|error| error.to_failure()),
+        }))
     }
 
-    async fn status(&self, request: Request<rpc::StatusRequest>) -> Result<Response<rpc::StatusReply>, Status> {
+    async fn status(
+        &self,
+        request: Request<rpc::StatusRequest>,
+    ) -> Result<Response<rpc::StatusReply>, Status> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         if let Some(failure) = rpc::Failure::unless_answered(request.get_ref().protocol) {
-            return Ok(Response::new(rpc::StatusReply { failure: Some(failure), version }));
+            return Ok(Response::new(rpc::StatusReply {
+                failure: Some(failure),
+                version,
+            }));
         }
         let ready = self.node.ready(STATUS_TIMEOUT).await;
-        Ok(Response::new(rpc::StatusReply { failure: ready.err().map(|error| error.to_failure()), version }))
+        Ok(Response::new(rpc::StatusReply {
+            failure: ready.err().map(|error| error.to_failure()),
+            version,
+        }))
     }
 }
 
 fn key(key: Option<rpc::Key>) -> Result<AttachmentKey, Error> {
     let key = key.ok_or(Error::MissingField { field: "key" })?;
-    Ok(AttachmentKey::new(&key.network, &key.container_id, &key.ifname)?)
+    Ok(AttachmentKey::new(
+        &key.network,
+        &key.container_id,
+        &key.ifname,
+    )?)
 }
 
 fn peer_pid<T>(request: &Request<T>) -> Result<u32, Error> {
     let info = request.extensions().get::<UdsConnectInfo>();
-    let pid = info.and_then(|info| info.peer_cred).and_then(|peer| peer.pid());
-    pid.and_then(|pid| u32::try_from(pid).ok()).ok_or(Error::MissingField { field: "peer process" })
+    let pid = info
+        .and_then(|info| info.peer_cred)
+        .and_then(|peer| peer.pid());
+    pid.and_then(|pid| u32::try_from(pid).ok())
+        .ok_or(Error::MissingField {
+            field: "peer process",
+        })
 }
 
 /// The namespace that the caller holds open, verified to be the one that it saw.
 fn netns(pid: u32, netns: Option<rpc::NetnsRef>) -> Result<Option<(Netns, String)>, Error> {
     let Some(netns) = netns else { return Ok(None) };
     let fd = u32::try_from(netns.fd).map_err(|_| Error::MissingField { field: "netns.fd" })?;
-    let expected = NetnsId { dev: netns.dev, ino: netns.ino };
+    let expected = NetnsId {
+        dev: netns.dev,
+        ino: netns.ino,
+    };
     match Netns::of_process_fd(pid, fd, expected) {
         Ok(found) => Ok(Some((found, netns.path))),
-        Err(source) => Err(Error::Netns { path: netns.path, source }),
+        Err(source) => Err(Error::Netns {
+            path: netns.path,
+            source,
+        }),
     }
 }

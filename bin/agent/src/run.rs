@@ -45,8 +45,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(resync::run(Arc::clone(&node)));
     match node.config.source.clone() {
         Source::File(path) => drop(tokio::spawn(standalone::run(Arc::clone(&node), path))),
-        Source::Cluster { node_name, api_server } => {
-            cluster::start(&node, node_name, api_server).await.context("connect to the API server")?;
+        Source::Cluster {
+            node_name,
+            api_server,
+        } => {
+            cluster::start(&node, node_name, api_server)
+                .await
+                .context("connect to the API server")?;
         }
     }
     if let Some(address) = node.config.http {
@@ -72,7 +77,9 @@ async fn serve(node: &Arc<Node>) -> anyhow::Result<()> {
     };
     let listener = rpc::bind(&node.config.socket)?;
     info!(socket = %node.config.socket.display(), ready = node.wired.borrow().is_ready(), "serving");
-    rpc::serve(Arc::clone(node), listener, stop).await.context("serve the plugin")
+    rpc::serve(Arc::clone(node), listener, stop)
+        .await
+        .context("serve the plugin")
 }
 
 /// One agent a run directory. The lock ends with the process, however that ends.
@@ -80,7 +87,9 @@ pub fn lock(run_dir: &Path) -> anyhow::Result<std::fs::File> {
     let path = run_dir.join("lock");
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(false);
-    let file = options.open(&path).with_context(|| format!("open {}", path.display()))?;
+    let file = options
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .with_context(|| format!("another agent uses {}", run_dir.display()))?;
     Ok(file)
@@ -91,13 +100,24 @@ fn recall(node: &Arc<Node>) {
     let cached = match spec::read_cache(&node.config.run_dir) {
         Ok(Some(cached)) => cached,
         Ok(None) => return,
-        Err(error) => return error!(error = chain(&error), "the kept specification cannot be used"),
+        Err(error) => {
+            return error!(
+                error = chain(&error),
+                "the kept specification cannot be used"
+            );
+        }
     };
     match Plan::new(cached.generation, &cached.spec, node.config.max_pods).map_err(Error::from) {
         Ok(plan) => {
-            info!(generation = plan.generation, nics = plan.nics.len(), "begins with the kept specification");
+            info!(
+                generation = plan.generation,
+                nics = plan.nics.len(),
+                "begins with the kept specification"
+            );
             node.plan.send_replace(Some(Arc::new(plan)));
         }
-        Err(error) => error!(error = error.chain(), reason = %error.reason(), "the kept specification is refused"),
+        Err(error) => {
+            error!(error = error.chain(), reason = %error.reason(), "the kept specification is refused")
+        }
     }
 }

@@ -19,9 +19,18 @@ use crate::journal;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     #[error("spec.nics[{index}].{field} {value:?} {problem}")]
-    Nic { index: usize, field: &'static str, value: String, problem: &'static str },
+    Nic {
+        index: usize,
+        field: &'static str,
+        value: String,
+        problem: &'static str,
+    },
     #[error("spec.profile.{field} {value:?} {problem}")]
-    Profile { field: &'static str, value: String, problem: &'static str },
+    Profile {
+        field: &'static str,
+        value: String,
+        problem: &'static str,
+    },
 }
 
 impl Invalid {
@@ -83,10 +92,18 @@ impl Plan {
             });
         }
         if let Some(mtu) = profile.mtu.filter(|mtu| !MTU_RANGE.contains(mtu)) {
-            return Err(Invalid::Profile { field: "mtu", value: mtu.to_string(), problem: "must be 1280 to 65535" });
+            return Err(Invalid::Profile {
+                field: "mtu",
+                value: mtu.to_string(),
+                problem: "must be 1280 to 65535",
+            });
         }
-        let nics: Vec<NicPlan> =
-            spec.nics.iter().enumerate().map(|(index, nic)| nic_plan(index, nic)).collect::<Result<_, _>>()?;
+        let nics: Vec<NicPlan> = spec
+            .nics
+            .iter()
+            .enumerate()
+            .map(|(index, nic)| nic_plan(index, nic))
+            .collect::<Result<_, _>>()?;
         check_distinct(&nics)?;
         Ok(Self {
             generation,
@@ -104,7 +121,12 @@ impl Plan {
             },
             wait: Duration::from_secs(u64::from(pool.wait_seconds)),
             mtu: profile.mtu,
-            untranslated: spec.vpc_cidrs.iter().chain(&profile.snat_exclude).copied().collect(),
+            untranslated: spec
+                .vpc_cidrs
+                .iter()
+                .chain(&profile.snat_exclude)
+                .copied()
+                .collect(),
             snat: profile.snat,
             nics,
             release: spec.release.iter().copied().collect(),
@@ -125,20 +147,36 @@ pub const fn unknown_pool(max_pods: u32) -> PoolConfig {
 }
 
 fn nic_plan(index: usize, nic: &NicEntry) -> Result<NicPlan, Invalid> {
-    let invalid = |field, value: String, problem| Invalid::Nic { index, field, value, problem };
+    let invalid = |field, value: String, problem| Invalid::Nic {
+        index,
+        field,
+        value,
+        problem,
+    };
     if nic.id.is_empty() {
         return Err(invalid("id", String::new(), "must not be empty"));
     }
     if nic.device_index > MAX_DEVICE_INDEX {
-        return Err(invalid("deviceIndex", nic.device_index.to_string(), "is above 254"));
+        return Err(invalid(
+            "deviceIndex",
+            nic.device_index.to_string(),
+            "is above 254",
+        ));
     }
     if !MTU_RANGE.contains(&nic.mtu) {
         return Err(invalid("mtu", nic.mtu.to_string(), "must be 1280 to 65535"));
     }
-    let mac: Mac = nic.mac.parse().map_err(|_| invalid("mac", nic.mac.clone(), "is not a MAC address"))?;
+    let mac: Mac = nic
+        .mac
+        .parse()
+        .map_err(|_| invalid("mac", nic.mac.clone(), "is not a MAC address"))?;
     let own = [Some(IpAddr::V4(nic.primary4)), nic.primary6.map(IpAddr::V6)];
     if let Some(ip) = nic.addresses.iter().find(|ip| own.contains(&Some(**ip))) {
-        return Err(invalid("addresses", ip.to_string(), "is the NIC's own address"));
+        return Err(invalid(
+            "addresses",
+            ip.to_string(),
+            "is the NIC's own address",
+        ));
     }
     Ok(NicPlan {
         id: NicId(nic.id.clone()),
@@ -161,7 +199,12 @@ fn check_distinct(nics: &[NicPlan]) -> Result<(), Invalid> {
     let mut ids = BTreeSet::new();
     let mut addresses = BTreeSet::new();
     for (index, nic) in nics.iter().enumerate() {
-        let twice = |field, value: String| Invalid::Nic { index, field, value, problem: "occurs twice" };
+        let twice = |field, value: String| Invalid::Nic {
+            index,
+            field,
+            value,
+            problem: "occurs twice",
+        };
         if !indices.insert(nic.device_index) {
             return Err(twice("deviceIndex", nic.device_index.to_string()));
         }
@@ -229,29 +272,47 @@ mod tests {
     #[test]
     fn good_specification_converts() {
         let plan = Plan::new(3, &spec(), 110).unwrap();
-        assert_eq!((plan.nics.len(), plan.pool.families, plan.generation), (2, Families::Dual, 3));
+        assert_eq!(
+            (plan.nics.len(), plan.pool.families, plan.generation),
+            (2, Families::Dual, 3)
+        );
     }
 
     #[test]
     fn errors_name_the_field() {
         type Change = fn(&mut NetResourceSetSpec);
         let cases: [(Change, &str); 10] = [
-            (|s| s.profile.pool.warm_min = 99, "spec.profile.pool.warmMin"),
+            (
+                |s| s.profile.pool.warm_min = 99,
+                "spec.profile.pool.warmMin",
+            ),
             (|s| s.profile.mtu = Some(100), "spec.profile.mtu"),
             (|s| s.nics[1].mac = "x".to_owned(), "spec.nics[1].mac"),
             (|s| s.nics[1].id.clear(), "spec.nics[1].id"),
             (|s| s.nics[1].device_index = 999, "spec.nics[1].deviceIndex"),
             (|s| s.nics[1].device_index = 0, "spec.nics[1].deviceIndex"),
-            (|s| s.nics[1].mac = s.nics[0].mac.clone(), "spec.nics[1].mac"),
+            (
+                |s| s.nics[1].mac = s.nics[0].mac.clone(),
+                "spec.nics[1].mac",
+            ),
             (|s| s.nics[1].mtu = 9, "spec.nics[1].mtu"),
-            (|s| s.nics[1].addresses = s.nics[0].addresses.clone(), "spec.nics[1].addresses"),
-            (|s| s.nics[0].addresses = vec![s.nics[0].primary4.into()], "spec.nics[0].addresses"),
+            (
+                |s| s.nics[1].addresses = s.nics[0].addresses.clone(),
+                "spec.nics[1].addresses",
+            ),
+            (
+                |s| s.nics[0].addresses = vec![s.nics[0].primary4.into()],
+                "spec.nics[0].addresses",
+            ),
         ];
         for (change, field) in cases {
             let mut spec = spec();
             change(&mut spec);
             let error = Plan::new(1, &spec, 110).unwrap_err();
-            assert!(error.to_string().starts_with(field), "{error} should name {field}");
+            assert!(
+                error.to_string().starts_with(field),
+                "{error} should name {field}"
+            );
         }
     }
 }

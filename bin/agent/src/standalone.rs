@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tombolo_api::NetResourceSetSpec;
 use tracing::{error, info, warn};
 
-use crate::error::chain;
+use crate::error::{Error, chain};
 use crate::node::Node;
 
 /// The file could not be used.
@@ -32,17 +32,27 @@ pub enum FileError {
     Refused {
         path: PathBuf,
         #[source]
-        source: crate::error::Error,
+        source: Box<Error>,
     },
 }
 
 /// Reads the file once.
 pub async fn read(node: &Arc<Node>, path: &Path) -> Result<(), FileError> {
-    let io = |source| FileError::Io { operation: "read", path: path.to_owned(), source };
+    let io = |source| FileError::Io {
+        operation: "read",
+        path: path.to_owned(),
+        source,
+    };
     let bytes = tokio::fs::read(path).await.map_err(io)?;
-    let decode = |source| FileError::Decode { path: path.to_owned(), source };
+    let decode = |source| FileError::Decode {
+        path: path.to_owned(),
+        source,
+    };
     let spec: NetResourceSetSpec = serde_json::from_slice(&bytes).map_err(decode)?;
-    let refused = |source| FileError::Refused { path: path.to_owned(), source };
+    let refused = |source| FileError::Refused {
+        path: path.to_owned(),
+        source: Box::new(source),
+    };
     node.accept(0, spec).await.map_err(refused)?;
     info!(path = %path.display(), "took the node's specification from a file");
     Ok(())
@@ -64,8 +74,15 @@ pub async fn run(node: Arc<Node>, path: PathBuf) {
 /// Watches the directory (a file that is replaced by renaming is another file), on a thread of its own. One message may
 /// stand for many changes.
 fn watch(path: &Path) -> Result<mpsc::Receiver<()>, FileError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let io = |source: std::io::Error| FileError::Io { operation: "watch", path: parent.to_owned(), source };
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let io = |source: std::io::Error| FileError::Io {
+        operation: "watch",
+        path: parent.to_owned(),
+        source,
+    };
     let fd = inotify::init(inotify::CreateFlags::CLOEXEC).map_err(|errno| io(errno.into()))?;
     let changes = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
     inotify::add_watch(&fd, parent, changes).map_err(|errno| io(errno.into()))?;
@@ -80,6 +97,9 @@ fn watch(path: &Path) -> Result<mpsc::Receiver<()>, FileError> {
         }
         error!("the file's changes are no longer seen");
     };
-    std::thread::Builder::new().name("file-watch".to_owned()).spawn(listen).map_err(io)?;
+    std::thread::Builder::new()
+        .name("file-watch".to_owned())
+        .spawn(listen)
+        .map_err(io)?;
     Ok(receiver)
 }

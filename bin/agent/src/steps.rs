@@ -18,12 +18,20 @@ pub struct Steps<'a> {
 
 impl<'a> Steps<'a> {
     pub const fn new(operation: &'static str, crash_at: Option<&'a CrashAt>) -> Self {
-        Self { operation, done: 0, crash_at }
+        Self {
+            operation,
+            done: 0,
+            crash_at,
+        }
     }
 
     /// Goes on where another left off.
     pub const fn resume(operation: &'static str, done: u32, crash_at: Option<&'a CrashAt>) -> Self {
-        Self { operation, done, crash_at }
+        Self {
+            operation,
+            done,
+            crash_at,
+        }
     }
 
     /// How many steps were begun.

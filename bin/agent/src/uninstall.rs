@@ -28,33 +28,73 @@ pub fn uninstall(run_dir: &Path) -> anyhow::Result<()> {
     };
     for group in [POD_LINK_GROUP, DOOMED_LINK_GROUP] {
         let deleted = kernel.route.request(link::delete_group(group));
-        note("delete pod links", deleted.or_else(|error| if error.is_missing() { Ok(()) } else { Err(error) }));
+        note(
+            "delete pod links",
+            deleted.or_else(|error| {
+                if error.is_missing() {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }),
+        );
     }
     let links = link::list(&mut kernel.route).context("list links")?;
-    let is_ours = |link: &&link::Link| link.alias.as_ref().is_some_and(|alias| alias.starts_with("tombolo "));
-    let nics: BTreeSet<u32> = links.iter().filter(is_ours).map(|link| link.index).collect();
-    let observed = kernel.observe_node(&BTreeSet::new(), &nics).context("observe the node")?;
-    let mut nothing = NodeState { nat: observed.state.nat.clone(), ..NodeState::default() };
+    let is_ours = |link: &&link::Link| {
+        link.alias
+            .as_ref()
+            .is_some_and(|alias| alias.starts_with("tombolo "))
+    };
+    let nics: BTreeSet<u32> = links
+        .iter()
+        .filter(is_ours)
+        .map(|link| link.index)
+        .collect();
+    let observed = kernel
+        .observe_node(&BTreeSet::new(), &nics)
+        .context("observe the node")?;
+    let mut nothing = NodeState {
+        nat: observed.state.nat.clone(),
+        ..NodeState::default()
+    };
     nothing.links = observed.state.links.clone();
     for op in plan(&nothing, &observed.state, true) {
         note("remove", kernel.apply(&op));
     }
     note("remove nft tables", nft::remove(&mut kernel.netfilter));
     for index in nics {
-        note("set NIC down", kernel.route.request(link::set_up(index, false)));
-        note("remove alias", kernel.route.request(link::set_alias(index, "")));
+        note(
+            "set NIC down",
+            kernel.route.request(link::set_up(index, false)),
+        );
+        note(
+            "remove alias",
+            kernel.route.request(link::set_alias(index, "")),
+        );
     }
     match originals::read(run_dir) {
         Ok(originals) => {
             for (path, value) in originals.values {
                 let written = sysctl::write(&Sysctl { path, value });
-                note("restore setting", written.or_else(|error| if error.is_missing() { Ok(()) } else { Err(error) }));
+                note(
+                    "restore setting",
+                    written.or_else(|error| {
+                        if error.is_missing() {
+                            Ok(())
+                        } else {
+                            Err(error)
+                        }
+                    }),
+                );
             }
         }
         Err(error) => failures.push(format!("read the settings to restore: {}", chain(&error))),
     }
     if !failures.is_empty() {
-        bail!("not everything could be removed:\n  {}", failures.join("\n  "));
+        bail!(
+            "not everything could be removed:\n  {}",
+            failures.join("\n  ")
+        );
     }
     forget(run_dir)
 }

@@ -23,10 +23,14 @@ pub fn start(node: Arc<Node>, events: Events) -> std::io::Result<()> {
 
 fn listen(node: &Node, mut events: Events) {
     loop {
-        let read = events.wait(WAIT).and_then(|there| if there { events.read() } else { Ok(Vec::new()) });
+        let read = events
+            .wait(WAIT)
+            .and_then(|there| if there { events.read() } else { Ok(Vec::new()) });
         match read {
             Ok(batch) => {
-                let Some(event) = batch.iter().find(|event| concerns_us(node, event)) else { continue };
+                let Some(event) = batch.iter().find(|event| concerns_us(node, event)) else {
+                    continue;
+                };
                 debug!(?event, "somebody changed what is ours");
             }
             Err(error) => warn!(%error, "kernel notifications were lost"),
@@ -41,19 +45,35 @@ fn concerns_us(node: &Node, event: &Event) -> bool {
     if event.port != 0 && node.kernels.is_ours(event.port) {
         return false;
     }
-    let is_nic = |ifindex: u32| node.wired.borrow().nics.iter().any(|nic| nic.ifindex == ifindex);
+    let is_nic = |ifindex: u32| {
+        node.wired
+            .borrow()
+            .nics
+            .iter()
+            .any(|nic| nic.ifindex == ifindex)
+    };
     match &event.changed {
         // The kernel itself (port 0) reports carrier, which comes and goes with every pod.
-        Changed::Links { ifindex, gone, .. } if node.is_ready_link(*ifindex) => *gone || event.port != 0,
+        Changed::Links { ifindex, gone, .. } if node.is_ready_link(*ifindex) => {
+            *gone || event.port != 0
+        }
         Changed::Links { ifindex, gone, .. } if node.orphans().contains_key(ifindex) => *gone,
         // A pod link on its way in or out.
-        Changed::Links { name, .. } if [HostIfName::PREFIX, "tmd"].iter().any(|prefix| name.starts_with(prefix)) => false,
+        Changed::Links { name, .. }
+            if [HostIfName::PREFIX, "tmd"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix)) =>
+        {
+            false
+        }
         Changed::Links { .. } | Changed::Overrun | Changed::Nft { .. } => true,
         Changed::Addresses { ifindex, .. } => is_nic(*ifindex),
-        Changed::Routes { table, protocol, .. } => *protocol == PROTOCOL || is_our_table(*table),
-        Changed::Rules { priority, protocol, .. } => {
-            *protocol == PROTOCOL || (PRIORITY_TO_POD..=PRIORITY_END).contains(priority)
-        }
+        Changed::Routes {
+            table, protocol, ..
+        } => *protocol == PROTOCOL || is_our_table(*table),
+        Changed::Rules {
+            priority, protocol, ..
+        } => *protocol == PROTOCOL || (PRIORITY_TO_POD..=PRIORITY_END).contains(priority),
         Changed::Neighbours { ifindex, .. } => node.is_ready_link(*ifindex),
         // A kind of event that a newer edge reports.
         _ => true,

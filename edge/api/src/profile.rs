@@ -8,8 +8,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How pods of the selected nodes get and use their network.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[kube(group = "tombolo.dev", version = "v1alpha1", kind = "NetworkProfile", plural = "networkprofiles", shortname = "np")]
+#[derive(
+    CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
+)]
+#[kube(
+    group = "tombolo.dev",
+    version = "v1alpha1",
+    kind = "NetworkProfile",
+    plural = "networkprofiles",
+    shortname = "np"
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkProfileSpec {
     /// Nodes that use this profile: all of these labels. Empty selects every node. Among several the highest priority wins,
@@ -95,7 +103,13 @@ pub struct PoolSpec {
 
 impl Default for PoolSpec {
     fn default() -> Self {
-        Self { warm_min: 3, warm_max: 12, cooling_seconds: 60, churn_window_seconds: 60, wait_seconds: 20 }
+        Self {
+            warm_min: 3,
+            warm_max: 12,
+            cooling_seconds: 60,
+            churn_window_seconds: 60,
+            wait_seconds: 20,
+        }
     }
 }
 
@@ -111,7 +125,10 @@ pub struct SnatSpec {
 
 impl Default for SnatSpec {
     fn default() -> Self {
-        Self { enabled: true, exclude: Vec::new() }
+        Self {
+            enabled: true,
+            exclude: Vec::new(),
+        }
     }
 }
 

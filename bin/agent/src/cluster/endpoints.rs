@@ -75,19 +75,31 @@ async fn converge(cluster: &Cluster, client: &Client, seen: &mut Seen) -> bool {
             // The watch brings it, too; until then it must not be written again.
             Ok(()) => drop(seen.insert(id.clone(), Some(spec.clone()))),
             Err(error) => {
-                warn!(error = chain(&error), pod = spec.pod, "a PodEndpoint could not be written");
+                warn!(
+                    error = chain(&error),
+                    pod = spec.pod,
+                    "a PodEndpoint could not be written"
+                );
                 all = false;
             }
         }
     }
-    let extra: Vec<Id> = seen.keys().filter(|id| !wanted.contains_key(*id)).cloned().collect();
+    let extra: Vec<Id> = seen
+        .keys()
+        .filter(|id| !wanted.contains_key(*id))
+        .cloned()
+        .collect();
     for id in extra {
         let api: Api<PodEndpoint> = Api::namespaced(client.clone(), &id.0);
         match api.delete(&id.1, &DeleteParams::default()).await {
             Ok(_) => drop(seen.remove(&id)),
             Err(kube::Error::Api(status)) if status.code == 404 => drop(seen.remove(&id)),
             Err(error) => {
-                warn!(error = chain(&error), name = id.1, "a PodEndpoint could not be deleted");
+                warn!(
+                    error = chain(&error),
+                    name = id.1,
+                    "a PodEndpoint could not be deleted"
+                );
                 all = false;
             }
         }
@@ -95,40 +107,76 @@ async fn converge(cluster: &Cluster, client: &Client, seen: &mut Seen) -> bool {
     all
 }
 
-async fn put(cluster: &Cluster, client: &Client, id: &Id, spec: &PodEndpointSpec, exists: bool) -> Result<(), kube::Error> {
+async fn put(
+    cluster: &Cluster,
+    client: &Client,
+    id: &Id,
+    spec: &PodEndpointSpec,
+    exists: bool,
+) -> Result<(), kube::Error> {
     let api: Api<PodEndpoint> = Api::namespaced(client.clone(), &id.0);
     let labels = BTreeMap::from([(LABEL_NODE.to_owned(), cluster.node_name.clone())]);
-    let metadata = ObjectMeta { name: Some(id.1.clone()), labels: Some(labels), ..ObjectMeta::default() };
-    let object = PodEndpoint { metadata, spec: spec.clone() };
+    let metadata = ObjectMeta {
+        name: Some(id.1.clone()),
+        labels: Some(labels),
+        ..ObjectMeta::default()
+    };
+    let object = PodEndpoint {
+        metadata,
+        spec: spec.clone(),
+    };
     if !exists {
         match api.create(&PostParams::default(), &object).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             result => return result.map(|_| ()),
         }
     }
-    api.patch(&id.1, &PatchParams::default(), &Patch::Merge(&object)).await.map(|_| ())
+    api.patch(&id.1, &PatchParams::default(), &Patch::Merge(&object))
+        .await
+        .map(|_| ())
 }
 
 fn wanted(cluster: &Cluster) -> BTreeMap<Id, PodEndpointSpec> {
     let records = cluster.node.all_records();
     let ready = records.iter().filter(|record| record.phase == Phase::Ready);
-    ready.map(|record| (name(record), spec(&cluster.node_name, record))).collect()
+    ready
+        .map(|record| (name(record), spec(&cluster.node_name, record)))
+        .collect()
 }
 
 /// The pod's name for people, and enough of the key's hash to tell its attachments and its successors apart.
 fn name(record: &Record) -> Id {
-    let or = |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { text.to_owned() };
+    let or = |text: &str, other: &str| {
+        if text.is_empty() {
+            other.to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
     // Names have at most 253 characters, of few kinds; outside Kubernetes a runtime may say anything.
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
-    let pod: String = or(&record.pod.name, "pod").chars().take(240).map(|c| if allowed(c) { c } else { '-' }).collect();
+    let pod: String = or(&record.pod.name, "pod")
+        .chars()
+        .take(240)
+        .map(|c| if allowed(c) { c } else { '-' })
+        .collect();
     let stem = record.key.file_stem();
-    (or(&record.pod.namespace, "default"), format!("{pod}-{}", stem.get(..10).unwrap_or(&stem)))
+    (
+        or(&record.pod.namespace, "default"),
+        format!("{pod}-{}", stem.get(..10).unwrap_or(&stem)),
+    )
 }
 
 fn spec(node_name: &str, record: &Record) -> PodEndpointSpec {
     let of = |family| {
-        let address = record.addresses.iter().find(|address| Family::of(address.ip) == family)?;
-        Some(EndpointIp { ip: address.ip, nic: address.nic.0.clone() })
+        let address = record
+            .addresses
+            .iter()
+            .find(|address| Family::of(address.ip) == family)?;
+        Some(EndpointIp {
+            ip: address.ip,
+            nic: address.nic.0.clone(),
+        })
     };
     PodEndpointSpec {
         node: node_name.to_owned(),

@@ -24,13 +24,20 @@ pub struct Events {
 
 impl Events {
     pub fn new(client: Client, node_name: &str) -> Self {
-        Self { api: Api::namespaced(client, NAMESPACE), node_name: node_name.to_owned() }
+        Self {
+            api: Api::namespaced(client, NAMESPACE),
+            node_name: node_name.to_owned(),
+        }
     }
 
     /// Tells of a problem of this node.
     pub fn warn(&self, reason: Reason, message: &str) {
         // The API takes 1024 bytes.
-        let note = message.char_indices().take_while(|(at, _)| *at < 1000).map(|(_, c)| c).collect();
+        let note = message
+            .char_indices()
+            .take_while(|(at, _)| *at < 1000)
+            .map(|(_, c)| c)
+            .collect();
         let about = ObjectReference {
             kind: Some("Node".to_owned()),
             name: Some(self.node_name.clone()),

@@ -57,7 +57,11 @@ async fn converge(api: &Api<KubeNode>, node: &KubeNode, wired: &Wired) -> Result
     let problem = wired.problems.iter().find(|p| !p.serving);
     let (status, reason, message) = match problem {
         Some(problem) => ("True", problem.reason.word(), problem.message.as_str()),
-        None if wired.plan.is_none() => ("True", "NotReady", "the operator has not yet described this node"),
+        None if wired.plan.is_none() => (
+            "True",
+            "NotReady",
+            "the operator has not yet described this node",
+        ),
         None => ("False", "TomboloServes", "pods can be attached"),
     };
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
@@ -69,15 +73,23 @@ async fn converge(api: &Api<KubeNode>, node: &KubeNode, wired: &Wired) -> Result
             "lastHeartbeatTime": time, "lastTransitionTime": time,
         });
         let patch = json!({ "status": { "conditions": [condition] } });
-        api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await?;
+        api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch))
+            .await?;
     }
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
     let tainted = taints.is_some_and(|t| t.iter().any(|t| t.key == TAINT_NOT_READY));
     if tainted && wired.is_ready() {
-        let rest: Vec<_> = taints.into_iter().flatten().filter(|t| t.key != TAINT_NOT_READY).collect();
+        let rest: Vec<_> = taints
+            .into_iter()
+            .flatten()
+            .filter(|t| t.key != TAINT_NOT_READY)
+            .collect();
         // Against the version that we saw: a taint that somebody else set in between must not be lost.
         let patch = json!({ "metadata": { "resourceVersion": node.resource_version() }, "spec": { "taints": rest } });
-        match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        match api
+            .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+        {
             Ok(_) => info!("the start-up taint is removed"),
             // The watch brings the version in between.
             Err(kube::Error::Api(status)) if status.code == 409 => {}

@@ -39,7 +39,10 @@ pub async fn run(cluster: Arc<Cluster>, client: Client) {
             Ok(Some(watcher::Event::Delete(_))) => drop(cluster.object.send_replace(None)),
             Ok(Some(watcher::Event::Init | watcher::Event::InitDone)) => {}
             Ok(None) => return,
-            Err(error) => warn!(error = chain(&error), "watch of the NetResourceSet interrupted"),
+            Err(error) => warn!(
+                error = chain(&error),
+                "watch of the NetResourceSet interrupted"
+            ),
         }
     }
 }
@@ -47,28 +50,50 @@ pub async fn run(cluster: Arc<Cluster>, client: Client) {
 async fn take(cluster: &Cluster, object: DynamicObject) -> Result<(), (Reason, String)> {
     let generation = object.metadata.generation.unwrap_or_default();
     let undecodable = |error: serde_json::Error| {
-        (Reason::UndecodableObject, format!("NetResourceSet {}: {error}", cluster.node_name))
+        (
+            Reason::UndecodableObject,
+            format!("NetResourceSet {}: {error}", cluster.node_name),
+        )
     };
     let value = serde_json::to_value(&object).map_err(undecodable)?;
     let spec: NetResourceSetSpec = part(&value, "spec").map_err(undecodable)?;
     let shortage = shortage(&value);
     cluster.object.send_replace(Some(Arc::new(value)));
     cluster.node.shortage.send_replace(shortage);
-    cluster.node.accept(generation, spec).await.map_err(|error| (error.reason(), error.chain()))
+    cluster
+        .node
+        .accept(generation, spec)
+        .await
+        .map_err(|error| (error.reason(), error.chain()))
 }
 
 /// A part of the object; absent is like empty.
-fn part<T: serde::de::DeserializeOwned>(object: &Value, name: &str) -> Result<T, serde_json::Error> {
+fn part<T: serde::de::DeserializeOwned>(
+    object: &Value,
+    name: &str,
+) -> Result<T, serde_json::Error> {
     let empty = || Value::Object(serde_json::Map::new());
-    serde_json::from_value(object.get(name).filter(|v| !v.is_null()).cloned().unwrap_or_else(empty))
+    serde_json::from_value(
+        object
+            .get(name)
+            .filter(|v| !v.is_null())
+            .cloned()
+            .unwrap_or_else(empty),
+    )
 }
 
 /// Why the operator cannot supply more, in its own word, for the message of an ADD that waited in vain. Conditions that
 /// cannot be decoded say nothing.
 fn shortage(object: &Value) -> Shortage {
-    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    let conditions = object
+        .pointer("/status/conditions")
+        .and_then(Value::as_array);
     let text = |condition: &Value, name: &str| -> String {
-        condition.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+        condition
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     };
     let failing = conditions
         .into_iter()
@@ -77,7 +102,10 @@ fn shortage(object: &Value) -> Shortage {
     failing.map_or_else(Shortage::default, |condition| {
         let word = text(condition, "reason");
         Shortage {
-            reason: Reason::ALL.iter().copied().find(|reason| reason.word() == word),
+            reason: Reason::ALL
+                .iter()
+                .copied()
+                .find(|reason| reason.word() == word),
             message: text(condition, "message"),
         }
     })

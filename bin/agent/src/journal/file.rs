@@ -27,7 +27,10 @@ pub enum Error {
     },
     /// A directory that must be ours alone is a link, is somebody else's, or is open to others.
     #[error("directory {} {problem}", path.display())]
-    Directory { path: PathBuf, problem: &'static str },
+    Directory {
+        path: PathBuf,
+        problem: &'static str,
+    },
     /// A link or a device where a plain file should be.
     #[error("{} is not a plain file", path.display())]
     NotAFile { path: PathBuf },
@@ -58,8 +61,15 @@ struct Versioned<'a, T> {
 pub fn ensure_dir(path: &Path) -> Result<(), Error> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(io_error("create directory", path))?;
-    let found = path.symlink_metadata().map_err(io_error("inspect directory", path))?;
-    let fail = |problem| Err(Error::Directory { path: path.to_owned(), problem });
+    let found = path
+        .symlink_metadata()
+        .map_err(io_error("inspect directory", path))?;
+    let fail = |problem| {
+        Err(Error::Directory {
+            path: path.to_owned(),
+            problem,
+        })
+    };
     if !found.is_dir() {
         return fail("is a link or not a directory");
     }
@@ -94,22 +104,32 @@ pub fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            return Err(Error::NotAFile { path: path.to_owned() });
+            return Err(Error::NotAFile {
+                path: path.to_owned(),
+            });
         }
         other => other.map_err(io_error("open", path))?,
     };
     let found = file.metadata().map_err(io_error("inspect", path))?;
     if !found.is_file() || found.len() > MAX_BYTES {
-        return Err(Error::NotAFile { path: path.to_owned() });
+        return Err(Error::NotAFile {
+            path: path.to_owned(),
+        });
     }
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(io_error("read", path))?;
-    let garbage = |source| Error::Garbage { path: path.to_owned(), source };
+    file.take(MAX_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(io_error("read", path))?;
+    let garbage = |source| Error::Garbage {
+        path: path.to_owned(),
+        source,
+    };
     let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(garbage)?;
     match value.get("version").and_then(serde_json::Value::as_u64) {
-        Some(version) if version != u64::from(VERSION) => {
-            Err(Error::Version { path: path.to_owned(), found: version })
-        }
+        Some(version) if version != u64::from(VERSION) => Err(Error::Version {
+            path: path.to_owned(),
+            found: version,
+        }),
         None => Err(garbage(serde::de::Error::missing_field("version"))),
         Some(_) => T::deserialize(value).map_err(garbage),
     }
@@ -117,24 +137,39 @@ pub fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
 
 /// Writes a file under a temporary name, then renames it into place.
 pub fn write_versioned<T: Serialize>(path: &Path, content: &T) -> Result<(), Error> {
-    let garbage = |source| Error::Garbage { path: path.to_owned(), source };
-    let bytes = serde_json::to_vec(&Versioned { version: VERSION, content }).map_err(garbage)?;
+    let garbage = |source| Error::Garbage {
+        path: path.to_owned(),
+        source,
+    };
+    let bytes = serde_json::to_vec(&Versioned {
+        version: VERSION,
+        content,
+    })
+    .map_err(garbage)?;
     let temporary = path.with_extension("tmp");
     remove(&temporary)?;
     let mut file = create(&temporary)?;
-    file.write_all(&bytes).map_err(io_error("write", &temporary))?;
+    file.write_all(&bytes)
+        .map_err(io_error("write", &temporary))?;
     drop(file);
     std::fs::rename(&temporary, path).map_err(io_error("rename into place", path))
 }
 
 fn create(path: &Path) -> Result<File, Error> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io_error("create", path))
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io_error("create", path))
 }
 
 /// Removes a file; absent is fine.
 pub fn remove(path: &Path) -> Result<(), Error> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", path)(error))
+        }
         _ => Ok(()),
     }
 }
@@ -143,17 +178,27 @@ pub fn remove(path: &Path) -> Result<(), Error> {
 pub fn move_aside(path: &Path, dir: &Path) -> Result<PathBuf, Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let free = |n: u32| dir.join(format!("{name}.{n}"));
-    let target = (0..).map(free).find(|target| target.symlink_metadata().is_err()).unwrap_or_else(|| free(0));
+    let target = (0..)
+        .map(free)
+        .find(|target| target.symlink_metadata().is_err())
+        .unwrap_or_else(|| free(0));
     std::fs::rename(path, &target).map_err(io_error("move aside", path))?;
     Ok(target)
 }
 
 /// File name without directory and extension.
 pub fn stem(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { operation, path, source }
+    move |source| Error::Io {
+        operation,
+        path,
+        source,
+    }
 }

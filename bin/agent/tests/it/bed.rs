@@ -9,17 +9,26 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tombolo_rpc as rpc;
+
+mod kernel;
+mod tools;
+
+pub use tools::{in_netns, ip, ip_json, wait_until};
+use tools::{ping, run};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Whether the test can run here. In CI it must.
 pub fn possible(test: &str) -> bool {
     let missing = ["ip", "nft", "nsenter", "ping"].into_iter().find(|tool| {
-        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).stdout(Stdio::null()).status();
+        let found = Command::new("sh")
+            .args(["-c", &format!("command -v {tool}")])
+            .stdout(Stdio::null())
+            .status();
         !found.is_ok_and(|status| status.success())
     });
     let reason = match missing {
@@ -27,7 +36,10 @@ pub fn possible(test: &str) -> bool {
         None if !rustix::process::geteuid().is_root() => "needs root".to_owned(),
         None => return true,
     };
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{test}: {reason}");
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{test}: {reason}"
+    );
     println!("SKIP {test}: {reason}");
     false
 }
@@ -58,7 +70,11 @@ pub const NIC_MACS: [&str; 2] = ["02:77:00:00:00:00", "02:77:00:00:00:01"];
 impl Bed {
     /// Node and fabric, with this many addresses a family for pods on each NIC.
     pub fn new(addresses: u8) -> Self {
-        let id = format!("tst-agent-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let id = format!(
+            "tst-agent-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let mut bed = Self {
             node: format!("{id}-n"),
             fabric: format!("{id}-f"),
@@ -73,14 +89,26 @@ impl Bed {
         }
         for (index, mac) in NIC_MACS.iter().enumerate() {
             let (node, fabric) = (&bed.node, &bed.fabric);
-            ip(node, &format!("link add eth{index} address {mac} type veth peer name f{index} netns {fabric}"));
+            ip(
+                node,
+                &format!(
+                    "link add eth{index} address {mac} type veth peer name f{index} netns {fabric}"
+                ),
+            );
             ip(fabric, &format!("link set f{index} up addrgenmode none"));
             ip(fabric, &format!("addr add 10.77.{index}.1/24 dev f{index}"));
-            ip(fabric, &format!("addr add fd77:{index}::1/64 dev f{index} nodad"));
+            ip(
+                fabric,
+                &format!("addr add fd77:{index}::1/64 dev f{index} nodad"),
+            );
             ip(fabric, &format!("addr add fe80::77/64 dev f{index} nodad"));
         }
         let node = bed.node.clone();
-        in_netns(&node, "sh", &["-c", "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad"]);
+        in_netns(
+            &node,
+            "sh",
+            &["-c", "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad"],
+        );
         ip(&node, "link set eth0 up");
         ip(&node, "addr add 10.77.0.10/24 dev eth0");
         ip(&node, "addr add fd77:0::10/64 dev eth0 nodad");
@@ -121,7 +149,10 @@ impl Bed {
     fn route_to_pod(&self, index: usize, ip_: &str) {
         let mac = NIC_MACS[index];
         ip(&self.fabric, &format!("route replace {ip_} dev f{index}"));
-        ip(&self.fabric, &format!("neigh replace {ip_} lladdr {mac} dev f{index} nud permanent"));
+        ip(
+            &self.fabric,
+            &format!("neigh replace {ip_} lladdr {mac} dev f{index} nud permanent"),
+        );
     }
 
     pub fn spec_file(&self) -> PathBuf {
@@ -145,7 +176,10 @@ impl Bed {
     pub fn start(&mut self, arguments: &[&str]) {
         let mut command = self.command();
         command.args(["run", "--resync-ms", "3600000", "--http", "127.0.0.1:9810"]);
-        command.arg("--nrs-file").arg(self.spec_file()).args(arguments);
+        command
+            .arg("--nrs-file")
+            .arg(self.spec_file())
+            .args(arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -172,8 +206,12 @@ impl Bed {
                 let links = ip_json(netns, "link show");
                 let count = self.spec["nics"].as_array().unwrap().len();
                 let names: Vec<String> = (0..count).map(|n| format!("{name}{n}")).collect();
-                let is = |link: &Value, wanted: &String| link["ifname"] == wanted.as_str() && link["operstate"] == "UP";
-                names.iter().all(|name| links.as_array().unwrap().iter().any(|link| is(link, name)))
+                let is = |link: &Value, wanted: &String| {
+                    link["ifname"] == wanted.as_str() && link["operstate"] == "UP"
+                };
+                names
+                    .iter()
+                    .all(|name| links.as_array().unwrap().iter().any(|link| is(link, name)))
             };
             wait_until("carriers", all_up);
         }
@@ -181,8 +219,12 @@ impl Bed {
 
     fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.node)).arg(env!("CARGO_BIN_EXE_tombolo-agent"));
-        command.env("TOMBOLO_RUN_DIR", self.run_dir()).env("TOMBOLO_LOG", "debug,h2=info,hyper=info");
+        command
+            .arg(format!("--net=/run/netns/{}", self.node))
+            .arg(env!("CARGO_BIN_EXE_tombolo-agent"));
+        command
+            .env("TOMBOLO_RUN_DIR", self.run_dir())
+            .env("TOMBOLO_LOG", "debug,h2=info,hyper=info");
         command
     }
 
@@ -197,8 +239,10 @@ impl Bed {
     pub fn ended(&mut self) {
         let bed = &*self;
         wait_until("the agent ended", || {
-            bed.agent.as_ref().is_some_and(|a| std::fs::read_to_string(format!("/proc/{}/stat", a.child.id()))
-                .map_or(true, |stat| stat.contains(") Z ")))
+            bed.agent.as_ref().is_some_and(|a| {
+                std::fs::read_to_string(format!("/proc/{}/stat", a.child.id()))
+                    .map_or(true, |stat| stat.contains(") Z "))
+            })
         });
         self.agent.take().unwrap().child.wait().unwrap();
     }
@@ -209,7 +253,10 @@ impl Bed {
     }
 
     pub fn log(&self) -> String {
-        self.agent.as_ref().map(|agent| agent.log.lock().unwrap().join("\n")).unwrap_or_default()
+        self.agent
+            .as_ref()
+            .map(|agent| agent.log.lock().unwrap().join("\n"))
+            .unwrap_or_default()
     }
 
     pub fn pod(&mut self, name: &str) -> Pod {
@@ -217,15 +264,27 @@ impl Bed {
         run("ip", &["netns", "add", &netns]);
         self.pods.push(netns.clone());
         let file = std::fs::File::open(format!("/run/netns/{netns}")).unwrap();
-        Pod { netns, file, id: format!("c-{name}") }
+        Pod {
+            netns,
+            file,
+            id: format!("c-{name}"),
+        }
     }
 
     pub async fn client(&self) -> rpc::node_client::NodeClient<rpc::Transport> {
-        rpc::connect(&self.run_dir().join("agent.sock")).await.unwrap()
+        rpc::connect(&self.run_dir().join("agent.sock"))
+            .await
+            .unwrap()
     }
 
     pub async fn add(&self, pod: &Pod) -> Result<rpc::Attachment, rpc::Failure> {
-        let reply = self.client().await.add_network(pod.add_request()).await.unwrap().into_inner();
+        let reply = self
+            .client()
+            .await
+            .add_network(pod.add_request())
+            .await
+            .unwrap()
+            .into_inner();
         match reply.outcome.unwrap() {
             rpc::add_reply::Outcome::Attachment(attachment) => Ok(attachment),
             rpc::add_reply::Outcome::Failure(failure) => Err(failure),
@@ -234,26 +293,53 @@ impl Bed {
 
     pub async fn del(&self, pod: &Pod, with_netns: bool) -> Option<rpc::Failure> {
         let netns = with_netns.then(|| pod.netns_ref());
-        let request = rpc::DelRequest { protocol: rpc::PROTOCOL, key: Some(pod.key()), netns };
-        self.client().await.del_network(request).await.unwrap().into_inner().failure
+        let request = rpc::DelRequest {
+            protocol: rpc::PROTOCOL,
+            key: Some(pod.key()),
+            netns,
+        };
+        self.client()
+            .await
+            .del_network(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .failure
     }
 
     pub async fn check(&self, pod: &Pod, attachment: &rpc::Attachment) -> Option<rpc::Failure> {
-        let addresses = attachment.addresses.iter().map(|address| address.cidr.clone()).collect();
+        let addresses = attachment
+            .addresses
+            .iter()
+            .map(|address| address.cidr.clone())
+            .collect();
         let request = rpc::CheckRequest {
             protocol: rpc::PROTOCOL,
             key: Some(pod.key()),
             netns: Some(pod.netns_ref()),
             addresses,
         };
-        self.client().await.check_network(request).await.unwrap().into_inner().failure
+        self.client()
+            .await
+            .check_network(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .failure
     }
 
     /// What `/debug/state` says.
     pub fn state(&self) -> Value {
-        let netns = tombolo_netlink::Netns::open(&PathBuf::from(format!("/run/netns/{}", self.node))).unwrap();
-        let mut stream = netns.run(|| TcpStream::connect("127.0.0.1:9810")).unwrap().unwrap();
-        stream.write_all(b"GET /debug/state HTTP/1.0\r\n\r\n").unwrap();
+        let netns =
+            tombolo_netlink::Netns::open(&PathBuf::from(format!("/run/netns/{}", self.node)))
+                .unwrap();
+        let mut stream = netns
+            .run(|| TcpStream::connect("127.0.0.1:9810"))
+            .unwrap()
+            .unwrap();
+        stream
+            .write_all(b"GET /debug/state HTTP/1.0\r\n\r\n")
+            .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap()
@@ -264,45 +350,9 @@ impl Bed {
         let state = self.state();
         let all = state["pool"]["addresses"].as_array().unwrap();
         let found = all.iter().find(|address| address["ip"] == ip);
-        found.map(|address| address["state"].as_str().unwrap().to_owned()).unwrap_or_default()
-    }
-
-    /// Our rules and routes, and the nft rule set, in comparable form.
-    pub fn kernel(&self) -> Value {
-        let rules = |family| {
-            let mut all = ip_json(&self.node, &format!("{family} rule show"));
-            all.as_array_mut().unwrap().retain(|rule| rule["protocol"] == "116");
-            all
-        };
-        let routes = |family| {
-            let mut all = ip_json(&self.node, &format!("{family} route show table all proto 116"));
-            all.as_array_mut().unwrap().sort_by_key(ToString::to_string);
-            all
-        };
-        json!({
-            "rules": [rules("-4"), rules("-6")],
-            "routes": [routes("-4"), routes("-6")],
-            "nft": self.nft(),
-        })
-    }
-
-    /// Our tables, without handles and counters.
-    pub fn nft(&self) -> Value {
-        fn strip(value: &mut Value) {
-            match value {
-                Value::Object(map) => {
-                    for key in ["handle", "packets", "bytes", "metainfo"] {
-                        map.remove(key);
-                    }
-                    map.values_mut().for_each(strip);
-                }
-                Value::Array(list) => list.iter_mut().for_each(strip),
-                _ => {}
-            }
-        }
-        let mut all: Value = serde_json::from_str(&in_netns(&self.node, "nft", &["-j", "list", "ruleset"])).unwrap();
-        strip(&mut all);
-        all
+        found
+            .map(|address| address["state"].as_str().unwrap().to_owned())
+            .unwrap_or_default()
     }
 
     /// Whether an address answers, asked from the fabric.
@@ -313,22 +363,39 @@ impl Bed {
 
 impl Pod {
     pub fn key(&self) -> rpc::Key {
-        rpc::Key { network: "tombolo".to_owned(), container_id: self.id.clone(), ifname: "eth0".to_owned() }
+        rpc::Key {
+            network: "tombolo".to_owned(),
+            container_id: self.id.clone(),
+            ifname: "eth0".to_owned(),
+        }
     }
 
     /// The same namespace under another container id.
     pub fn under(&self, id: &str) -> Self {
-        Self { netns: self.netns.clone(), file: self.file.try_clone().unwrap(), id: id.to_owned() }
+        Self {
+            netns: self.netns.clone(),
+            file: self.file.try_clone().unwrap(),
+            id: id.to_owned(),
+        }
     }
 
     pub fn netns_ref(&self) -> rpc::NetnsRef {
         let metadata = self.file.metadata().unwrap();
         let path = format!("/run/netns/{}", self.netns);
-        rpc::NetnsRef { fd: self.file.as_raw_fd(), dev: metadata.dev(), ino: metadata.ino(), path }
+        rpc::NetnsRef {
+            fd: self.file.as_raw_fd(),
+            dev: metadata.dev(),
+            ino: metadata.ino(),
+            path,
+        }
     }
 
     pub fn add_request(&self) -> rpc::AddRequest {
-        let pod = rpc::Pod { namespace: "default".to_owned(), name: self.id.clone(), uid: String::new() };
+        let pod = rpc::Pod {
+            namespace: "default".to_owned(),
+            name: self.id.clone(),
+            uid: String::new(),
+        };
         rpc::AddRequest {
             protocol: rpc::PROTOCOL,
             key: Some(self.key()),
@@ -344,21 +411,11 @@ impl Pod {
 
     pub fn has_interface(&self) -> bool {
         let links = ip_json(&self.netns, "link show");
-        links.as_array().unwrap().iter().any(|link| link["ifname"] == "eth0")
-    }
-}
-
-impl Bed {
-    /// What the kernel holds, for whoever reads a failed test.
-    fn dump(&self) {
-        for netns in [&self.node, &self.fabric].into_iter().chain(&self.pods) {
-            let show = "ip -br link; ip -br addr; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; \
-                        ip neigh; ip -s -s link | grep -A1 -i errors; nft list ruleset; nstat -az | grep -i 'filter\\|NoRoute\\|Discards'";
-            let enter = format!("--net=/run/netns/{netns}");
-            let output = Command::new("nsenter").args([&enter, "sh", "-c", show]).output();
-            let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-            eprintln!("--- {netns}\n{text}");
-        }
+        links
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|link| link["ifname"] == "eth0")
     }
 }
 
@@ -376,44 +433,4 @@ impl Drop for Bed {
             drop(Command::new("ip").args(["netns", "del", netns]).status());
         }
     }
-}
-
-/// Asks again until it holds, for at most ten seconds.
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(10), "not within 10 s: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    started.elapsed()
-}
-
-pub fn ip(netns: &str, arguments: &str) {
-    let words: Vec<&str> = ["-n", netns].into_iter().chain(arguments.split_whitespace()).collect();
-    run("ip", &words);
-}
-
-pub fn ip_json(netns: &str, arguments: &str) -> Value {
-    let words: Vec<&str> = ["-j", "-d", "-n", netns].into_iter().chain(arguments.split_whitespace()).collect();
-    let text = run("ip", &words);
-    if text.trim().is_empty() { json!([]) } else { serde_json::from_str(&text).unwrap() }
-}
-
-pub fn in_netns(netns: &str, program: &str, arguments: &[&str]) -> String {
-    let enter = format!("--net=/run/netns/{netns}");
-    let words: Vec<&str> = [enter.as_str(), program].into_iter().chain(arguments.iter().copied()).collect();
-    run("nsenter", &words)
-}
-
-fn ping(netns: &str, ip_: &str) -> bool {
-    let enter = format!("--net=/run/netns/{netns}");
-    let words = [enter.as_str(), "ping", "-n", "-c1", "-W1", ip_];
-    Command::new("nsenter").args(words).stdout(Stdio::null()).status().unwrap().success()
-}
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {}: {text}", arguments.join(" "));
-    String::from_utf8(output.stdout).unwrap()
 }

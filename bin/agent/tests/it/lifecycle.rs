@@ -5,7 +5,11 @@ use serde_json::Value;
 use crate::bed::{Bed, Pod, in_netns, ip, ip_json, possible, wait_until};
 
 fn plain(attachment: &tombolo_rpc::Attachment) -> Vec<String> {
-    attachment.addresses.iter().map(|a| a.cidr.split('/').next().unwrap().to_owned()).collect()
+    attachment
+        .addresses
+        .iter()
+        .map(|a| a.cidr.split('/').next().unwrap().to_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -24,8 +28,17 @@ async fn add_makes_a_dual_stack_pod_and_del_takes_all_of_it() {
     let links = ip_json(&pod.netns, "addr show eth0");
     assert_eq!(links[0]["address"], made.pod_mac.as_str());
     assert_eq!(links[0]["mtu"], made.mtu);
-    let addresses: Vec<_> = links[0]["addr_info"].as_array().unwrap().iter().map(|a| a["local"].clone()).collect();
-    assert!(ips.iter().all(|ip| addresses.contains(&Value::from(ip.as_str()))), "{addresses:?}");
+    let addresses: Vec<_> = links[0]["addr_info"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| a["local"].clone())
+        .collect();
+    assert!(
+        ips.iter()
+            .all(|ip| addresses.contains(&Value::from(ip.as_str()))),
+        "{addresses:?}"
+    );
     let defaults = |family| ip_json(&pod.netns, &format!("{family} route show default"));
     assert_eq!(defaults("-4")[0]["gateway"], "169.254.1.1");
     assert_eq!(defaults("-6")[0]["gateway"], "fe80::1");
@@ -39,9 +52,20 @@ async fn add_makes_a_dual_stack_pod_and_del_takes_all_of_it() {
 
     assert_eq!(bed.del(&pod, true).await, None);
     assert!(!pod.has_interface(), "the name is free when DEL returns");
-    assert_eq!(bed.kernel(), before, "routes, rules and nft elements are gone when DEL returns");
+    assert_eq!(
+        bed.kernel(),
+        before,
+        "routes, rules and nft elements are gone when DEL returns"
+    );
     let link = format!("/sys/class/net/{}", made.host_ifname);
-    wait_until("the link is gone", || !in_netns(&bed.node, "sh", &["-c", &format!("test -e {link} || echo gone")]).is_empty());
+    wait_until("the link is gone", || {
+        !in_netns(
+            &bed.node,
+            "sh",
+            &["-c", &format!("test -e {link} || echo gone")],
+        )
+        .is_empty()
+    });
     assert_eq!(bed.del(&pod, true).await, None);
     assert_eq!(bed.del(&pod, false).await, None);
 }
@@ -99,7 +123,10 @@ async fn add_waits_for_supply_and_then_says_why_not() {
     bed.start(&[]);
     let pod = bed.pod("a");
     let failure = bed.add(&pod).await.unwrap_err();
-    assert_eq!((failure.reason.as_str(), failure.retryable), ("PoolEmpty", true));
+    assert_eq!(
+        (failure.reason.as_str(), failure.retryable),
+        ("PoolEmpty", true)
+    );
     assert!(!pod.has_interface());
     bed.spec["profile"]["pool"]["waitSeconds"] = 9.into();
     bed.write_spec();
@@ -144,13 +171,29 @@ async fn namespace_that_is_not_the_one_seen_is_refused() {
     let pod = bed.pod("a");
     let mut request = pod.add_request();
     request.netns.as_mut().unwrap().ino += 1;
-    let reply = bed.client().await.add_network(request).await.unwrap().into_inner();
-    let Some(tombolo_rpc::add_reply::Outcome::Failure(failure)) = reply.outcome else { panic!("not refused") };
+    let reply = bed
+        .client()
+        .await
+        .add_network(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let Some(tombolo_rpc::add_reply::Outcome::Failure(failure)) = reply.outcome else {
+        panic!("not refused")
+    };
     assert_eq!(failure.reason, "NetnsMismatch");
     let mut request = pod.add_request();
     request.protocol = 99;
-    let reply = bed.client().await.add_network(request).await.unwrap().into_inner();
-    let Some(tombolo_rpc::add_reply::Outcome::Failure(failure)) = reply.outcome else { panic!("not refused") };
+    let reply = bed
+        .client()
+        .await
+        .add_network(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let Some(tombolo_rpc::add_reply::Outcome::Failure(failure)) = reply.outcome else {
+        panic!("not refused")
+    };
     assert_eq!(failure.reason, "ProtocolMismatch");
 }
 
@@ -165,18 +208,29 @@ async fn caller_that_goes_away_leaves_nothing() {
     bed.start(&[]);
     let (holder, waiter) = (bed.pod("a"), bed.pod("b"));
     bed.add(&holder).await.unwrap();
-    let waiting = |bed: &Bed| bed.state()["pool"]["counts"]["IPv4"]["waiting"].as_u64().unwrap();
+    let waiting = |bed: &Bed| {
+        bed.state()["pool"]["counts"]["IPv4"]["waiting"]
+            .as_u64()
+            .unwrap()
+    };
     {
         let mut client = bed.client().await;
         let mut add = Box::pin(client.add_network(waiter.add_request()));
         // Driven until the agent has it.
         while waiting(&bed) == 0 {
-            let _pending = tokio::time::timeout(std::time::Duration::from_millis(10), add.as_mut()).await;
+            let _pending =
+                tokio::time::timeout(std::time::Duration::from_millis(10), add.as_mut()).await;
         }
     }
     tokio::task::yield_now().await;
-    let gone = async { while waiting(&bed) != 0 { tokio::time::sleep(std::time::Duration::from_millis(10)).await } };
-    tokio::time::timeout(std::time::Duration::from_secs(5), gone).await.expect("still waits");
+    let gone = async {
+        while waiting(&bed) != 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(5), gone)
+        .await
+        .expect("still waits");
     assert!(!waiter.has_interface());
 }
 
@@ -191,7 +245,10 @@ async fn many_at_once() {
     let started = std::time::Instant::now();
     let made = futures::future::join_all(pods.iter().map(|pod| bed.add(pod))).await;
     println!("60 ADDs at once: {:?}", started.elapsed());
-    let mut ips: Vec<String> = made.into_iter().flat_map(|made| plain(&made.unwrap())).collect();
+    let mut ips: Vec<String> = made
+        .into_iter()
+        .flat_map(|made| plain(&made.unwrap()))
+        .collect();
     ips.sort();
     ips.dedup();
     assert_eq!(ips.len(), 120, "nobody shares an address");
@@ -201,8 +258,17 @@ async fn many_at_once() {
     let deleted = futures::future::join_all(pods.iter().map(|pod| bed.del(pod, true))).await;
     println!("60 DELs at once: {:?}", started.elapsed());
     assert!(deleted.iter().all(Option::is_none));
-    wait_until("all are gone", || bed.state()["attachments"].as_array().unwrap().is_empty());
+    wait_until("all are gone", || {
+        bed.state()["attachments"].as_array().unwrap().is_empty()
+    });
     println!("all links gone: {:?}", started.elapsed());
-    wait_until("all rests ended", || bed.state()["pool"]["counts"]["IPv6"]["free"] == 60);
-    assert!(std::fs::read_dir(bed.run_dir().join("journal")).unwrap().next().is_none());
+    wait_until("all rests ended", || {
+        bed.state()["pool"]["counts"]["IPv6"]["free"] == 60
+    });
+    assert!(
+        std::fs::read_dir(bed.run_dir().join("journal"))
+            .unwrap()
+            .next()
+            .is_none()
+    );
 }

@@ -1,6 +1,8 @@
 //! The built agent in network namespaces: requests over its socket as the plugin makes them, the outcome looked at with
 //! `ip -j`, `nft -j` and packets.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails by panicking")]
+
 mod bed;
 mod lifecycle;
 mod recovery;

@@ -13,7 +13,9 @@ async fn restart_keeps_pods_and_addresses() {
     let first = bed.add(&a).await.unwrap();
     bed.add(&b).await.unwrap();
     assert_eq!(bed.del(&b, true).await, None);
-    wait_until("b is gone", || bed.state()["attachments"].as_array().unwrap().len() == 1);
+    wait_until("b is gone", || {
+        bed.state()["attachments"].as_array().unwrap().len() == 1
+    });
     let before = bed.kernel();
     bed.kill();
     assert_eq!(bed.kernel(), before);
@@ -24,12 +26,19 @@ async fn restart_keeps_pods_and_addresses() {
     assert_eq!(bed.kernel(), before);
     assert_eq!(bed.add(&a).await.unwrap(), first);
     let second = bed.add(&b).await.unwrap();
-    assert!(second.addresses.iter().all(|address| !first.addresses.contains(address)));
+    assert!(
+        second
+            .addresses
+            .iter()
+            .all(|address| !first.addresses.contains(address))
+    );
     // A pod that went while nobody looked.
     bed.kill();
     ip(&bed.node, &format!("link del {}", second.host_ifname));
     bed.start(&[]);
-    wait_until("it is noticed", || bed.state()["attachments"].as_array().unwrap().len() == 1);
+    wait_until("it is noticed", || {
+        bed.state()["attachments"].as_array().unwrap().len() == 1
+    });
 }
 
 #[tokio::test]
@@ -46,18 +55,31 @@ async fn killed_at_every_step_of_add() {
             bed.start(&["--crash-at", &format!("add.{step}.{when}")]);
             let pod = bed.pod(&format!("s{step}{when}"));
             let mut client = bed.client().await;
-            assert!(client.add_network(pod.add_request()).await.is_err(), "the agent should have ended");
+            assert!(
+                client.add_network(pod.add_request()).await.is_err(),
+                "the agent should have ended"
+            );
             bed.ended();
             bed.start(&[]);
             if (step, when) != (4, "after") {
-                wait_until("nothing is left", || bed.state()["attachments"].as_array().unwrap().is_empty());
+                wait_until("nothing is left", || {
+                    bed.state()["attachments"].as_array().unwrap().is_empty()
+                });
                 assert_eq!(bed.kernel(), clean, "step {step} {when}");
             }
-            let made = bed.add(&pod).await.unwrap_or_else(|failure| panic!("step {step} {when}: {failure:?}"));
-            assert!(pod.reaches("10.77.0.1") && pod.reaches("fd77:0::1") || made.addresses[0].cidr.contains("10.77.1."));
+            let made = bed
+                .add(&pod)
+                .await
+                .unwrap_or_else(|failure| panic!("step {step} {when}: {failure:?}"));
+            assert!(
+                pod.reaches("10.77.0.1") && pod.reaches("fd77:0::1")
+                    || made.addresses[0].cidr.contains("10.77.1.")
+            );
             assert_eq!(bed.del(&pod, true).await, None);
             assert_eq!(bed.kernel(), clean, "step {step} {when}, after DEL");
-            wait_until("its addresses are free", || bed.state()["pool"]["counts"]["IPv4"]["free"] == 2);
+            wait_until("its addresses are free", || {
+                bed.state()["pool"]["counts"]["IPv4"]["free"] == 2
+            });
         }
     }
 }
@@ -70,7 +92,9 @@ async fn killed_at_every_step_of_del() {
     let mut bed = Bed::new(1);
     bed.start(&[]);
     let clean = bed.kernel();
-    let steps = [("del", 2), ("reap", 3)].into_iter().flat_map(|(name, steps)| (1..=steps).map(move |n| (name, n)));
+    let steps = [("del", 2), ("reap", 3)]
+        .into_iter()
+        .flat_map(|(name, steps)| (1..=steps).map(move |n| (name, n)));
     for (operation, step) in steps {
         for when in ["before", "after"] {
             bed.kill();
@@ -88,10 +112,14 @@ async fn killed_at_every_step_of_del() {
             bed.start(&[]);
             // The runtime repeats what got no answer.
             assert_eq!(bed.del(&pod, true).await, None);
-            wait_until("nothing is left", || bed.state()["attachments"].as_array().unwrap().is_empty());
+            wait_until("nothing is left", || {
+                bed.state()["attachments"].as_array().unwrap().is_empty()
+            });
             assert_eq!(bed.kernel(), clean, "{operation}.{step}.{when}");
             assert!(!pod.has_interface());
-            wait_until("its addresses are free", || bed.state()["pool"]["counts"]["IPv4"]["free"] == 2);
+            wait_until("its addresses are free", || {
+                bed.state()["pool"]["counts"]["IPv4"]["free"] == 2
+            });
         }
     }
 }
@@ -108,17 +136,33 @@ async fn lost_journal_entry_costs_no_pod_its_network() {
     let before = bed.kernel();
     bed.kill();
     let journal = bed.run_dir().join("journal");
-    let entry = std::fs::read_dir(&journal).unwrap().next().unwrap().unwrap().path();
+    let entry = std::fs::read_dir(&journal)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     std::fs::write(&entry, b"{\"version\": 7}").unwrap();
     bed.start(&[]);
-    assert!(bed.log().contains("cannot be used and was set aside"), "{}", bed.log());
+    assert!(
+        bed.log().contains("cannot be used and was set aside"),
+        "{}",
+        bed.log()
+    );
     assert_eq!(bed.kernel(), before);
     assert!(a.reaches("10.77.0.1") && a.reaches("fd77:0::1"));
     let second = bed.add(&b).await.unwrap();
-    assert!(second.addresses.iter().all(|address| !first.addresses.contains(address)));
+    assert!(
+        second
+            .addresses
+            .iter()
+            .all(|address| !first.addresses.contains(address))
+    );
     // The runtime still knows the key: its DEL ends the pod.
     assert_eq!(bed.del(&a, true).await, None);
-    wait_until("its addresses are free", || bed.address_state("10.77.0.100") == "free");
+    wait_until("its addresses are free", || {
+        bed.address_state("10.77.0.100") == "free"
+    });
     assert!(!a.has_interface());
 }
 
@@ -129,8 +173,13 @@ async fn uninstall_leaves_nothing() {
     }
     let mut bed = Bed::new(1);
     let before = bed.kernel();
-    let paths = ["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/eth0/src_valid_mark", "ipv6/conf/eth0/accept_ra"]
-        .map(|path| format!("/proc/sys/net/{path}"));
+    let paths = [
+        "ipv4/ip_forward",
+        "ipv6/conf/all/forwarding",
+        "ipv4/conf/eth0/src_valid_mark",
+        "ipv6/conf/eth0/accept_ra",
+    ]
+    .map(|path| format!("/proc/sys/net/{path}"));
     let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
     let sysctl = |bed: &Bed| in_netns(&bed.node, "cat", &paths);
     let settings = sysctl(&bed);

@@ -21,30 +21,86 @@ async fn deleted_state_comes_back() {
     };
     let node = &bed.node;
     for (family, prefix) in [("-4", "10.77.0.100"), ("-6", "fd77::100")] {
-        restored("pod route", &|| ip(node, &format!("{family} route del {prefix} table 990")));
-        restored("NIC route", &|| ip(node, &format!("{family} route del default table 1001")));
-        for priority in ["512", "1000", "1024", "1536", "1537", "1600", "1700", "1800", "2000"] {
-            restored(&format!("{family} rule {priority}"), &|| ip(node, &format!("{family} rule del priority {priority}")));
+        restored("pod route", &|| {
+            ip(node, &format!("{family} route del {prefix} table 990"))
+        });
+        restored("NIC route", &|| {
+            ip(node, &format!("{family} route del default table 1001"))
+        });
+        for priority in [
+            "512", "1000", "1024", "1536", "1537", "1600", "1700", "1800", "2000",
+        ] {
+            restored(&format!("{family} rule {priority}"), &|| {
+                ip(node, &format!("{family} rule del priority {priority}"))
+            });
         }
     }
-    restored("nft table", &|| drop(in_netns(node, "nft", &["delete", "table", "inet", "tombolo"])));
-    restored("arp table", &|| drop(in_netns(node, "nft", &["delete", "table", "arp", "tombolo"])));
-    restored("nft elements", &|| drop(in_netns(node, "nft", &["flush", "map", "inet", "tombolo", "pods4"])));
-    ip(node, &format!("neigh del 10.77.0.100 dev {}", made.host_ifname));
+    restored("nft table", &|| {
+        drop(in_netns(
+            node,
+            "nft",
+            &["delete", "table", "inet", "tombolo"],
+        ))
+    });
+    restored("arp table", &|| {
+        drop(in_netns(
+            node,
+            "nft",
+            &["delete", "table", "arp", "tombolo"],
+        ))
+    });
+    restored("nft elements", &|| {
+        drop(in_netns(
+            node,
+            "nft",
+            &["flush", "map", "inet", "tombolo", "pods4"],
+        ))
+    });
+    ip(
+        node,
+        &format!("neigh del 10.77.0.100 dev {}", made.host_ifname),
+    );
     wait_until("neighbour", || {
-        let shown = ip_json(node, &format!("neigh show dev {} nud permanent", made.host_ifname));
-        shown.as_array().unwrap().iter().any(|entry| entry["dst"] == "10.77.0.100")
+        let shown = ip_json(
+            node,
+            &format!("neigh show dev {} nud permanent", made.host_ifname),
+        );
+        shown
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|entry| entry["dst"] == "10.77.0.100")
     });
     ip(node, &format!("link set {} down", made.host_ifname));
-    wait_until("link up and all on it", || bed.kernel() == before && a.reaches("10.77.0.1") && a.reaches("fd77:0::1"));
+    wait_until("link up and all on it", || {
+        bed.kernel() == before && a.reaches("10.77.0.1") && a.reaches("fd77:0::1")
+    });
     ip(node, "link set eth1 down");
-    wait_until("NIC up and all on it", || bed.kernel() == before && c.reaches("10.77.1.1") && c.reaches("fd77:1::1"));
+    wait_until("NIC up", || bed.kernel() == before);
+    bed.await_carrier();
+    wait_until("all on it", || {
+        bed.kernel() == before && c.reaches("10.77.1.1") && c.reaches("fd77:1::1")
+    });
     // What is not ours is not touched.
     ip(node, "rule add priority 600 from 192.0.2.1 lookup 77");
     ip(node, "route add 192.0.2.0/24 dev eth0 table 77");
-    restored("route beside a foreign one", &|| ip(node, "-4 route del 10.77.0.100 table 990"));
-    assert_eq!(ip_json(node, "route show table 77").as_array().unwrap().len(), 1);
-    assert_eq!(ip_json(node, "rule show priority 600").as_array().unwrap().len(), 1);
+    restored("route beside a foreign one", &|| {
+        ip(node, "-4 route del 10.77.0.100 table 990")
+    });
+    assert_eq!(
+        ip_json(node, "route show table 77")
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        ip_json(node, "rule show priority 600")
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -58,7 +114,9 @@ async fn namespace_that_vanishes_ends_the_attachment() {
     let pod = bed.pod("a");
     let made = bed.add(&pod).await.unwrap();
     ip(&bed.node, &format!("link del {}", made.host_ifname));
-    wait_until("its addresses are free again", || bed.address_state("10.77.0.100") == "free");
+    wait_until("its addresses are free again", || {
+        bed.address_state("10.77.0.100") == "free"
+    });
     assert_eq!(bed.kernel(), before);
     assert_eq!(bed.del(&pod, true).await, None);
 }
@@ -74,8 +132,11 @@ async fn mtu_follows_the_nic() {
     let made = bed.add(&pod).await.unwrap();
     assert_eq!(made.mtu, 1500);
     ip(&bed.node, "link set eth0 mtu 1400");
-    let mtu = |netns: &str, name: &str| ip_json(netns, &format!("link show {name}"))[0]["mtu"].clone();
-    wait_until("both ends", || mtu(&pod.netns, "eth0") == 1400 && mtu(&bed.node, &made.host_ifname) == 1400);
+    let mtu =
+        |netns: &str, name: &str| ip_json(netns, &format!("link show {name}"))[0]["mtu"].clone();
+    wait_until("both ends", || {
+        mtu(&pod.netns, "eth0") == 1400 && mtu(&bed.node, &made.host_ifname) == 1400
+    });
     let again = bed.add(&pod).await.unwrap();
     assert_eq!(again.mtu, 1400);
 }
