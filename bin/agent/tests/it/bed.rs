@@ -188,7 +188,7 @@ impl Bed {
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if line.contains("tombolo_agent::run: serving") {
-                    drop(serving.send(()));
+                    let _started = serving.send(());
                 }
                 shared.lock().unwrap().push(line);
             }

@@ -10,11 +10,12 @@ impl Bed {
     /// Our rules and routes, and the nft rule set, in comparable form.
     pub fn kernel(&self) -> Value {
         let rules = |family| {
-            let mut all = ip_json(&self.node, &format!("{family} rule show"));
-            all.as_array_mut()
-                .unwrap()
-                .retain(|rule| rule["protocol"] == "116");
-            all
+            let mut shown = ip_json(&self.node, &format!("{family} rule show"));
+            let all = shown.as_array_mut().unwrap();
+            all.retain(|rule| rule["protocol"] == "116");
+            // Rules of one priority differ in what they select; which of them came first says nothing.
+            all.sort_by_key(|rule| (rule["priority"].as_u64(), rule.to_string()));
+            shown
         };
         let routes = |family| {
             let mut all = ip_json(
