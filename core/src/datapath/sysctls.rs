@@ -20,11 +20,16 @@ const FORWARD6: &str = "ipv6/conf/all/forwarding";
 /// Settings of the node as a whole and of its NICs.
 pub(super) fn node(families: impl Iterator<Item = Family>, nics: &[Nic]) -> Vec<Sysctl> {
     let mut all = Vec::new();
+    // Forwarding waits for the primary NIC: coming on while the node's advertised default route has no `accept_ra` of 2 to
+    // protect it, it would take that route away until the next advertisement.
+    let may_forward = nics.iter().any(Nic::is_primary);
     for family in families {
-        all.push(match family {
-            Family::V4 => set(FORWARD4, "1"),
-            Family::V6 => set(FORWARD6, "1"),
-        });
+        if may_forward {
+            all.push(match family {
+                Family::V4 => set(FORWARD4, "1"),
+                Family::V6 => set(FORWARD6, "1"),
+            });
+        }
         for nic in nics {
             let name = &nic.ifname;
             match family {

@@ -10,6 +10,9 @@ use tombolo_core::types::Family;
 
 use super::input::PRIMARY;
 
+/// Settings that let the node forward, by family.
+pub const FORWARDING: [&str; 2] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
+
 /// Where a packet ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -48,6 +51,14 @@ impl Kernel {
             nft,
             settings,
         }
+    }
+
+    /// With forwarding on, whoever turned it on: what is desired asks for it only once the primary NIC is known.
+    pub fn forwarding(mut self) -> Self {
+        for path in FORWARDING {
+            self.settings.insert(path.to_owned(), "1".to_owned());
+        }
+        self
     }
 
     /// What a dump shows that asks for the settings of `desired`.
@@ -121,8 +132,8 @@ impl Kernel {
     /// What becomes of a packet to elsewhere that a pod sends by the link with this index: guard, then rules.
     pub fn pod_sends(&self, ifindex: u32, source: IpAddr, destination: IpAddr) -> Verdict {
         let forwards = match source {
-            IpAddr::V4(_) => "ipv4/ip_forward",
-            IpAddr::V6(_) => "ipv6/conf/all/forwarding",
+            IpAddr::V4(_) => FORWARDING[0],
+            IpAddr::V6(_) => FORWARDING[1],
         };
         if self.settings.get(forwards).map(String::as_str) != Some("1") {
             return Verdict::Dropped;

@@ -15,7 +15,7 @@ use tombolo_core::datapath::{
 use tombolo_core::types::{Family, Mac};
 
 use super::input::{PRIMARY, any_node};
-use super::kernel::{Kernel, Packet, Verdict};
+use super::kernel::{FORWARDING, Kernel, Packet, Verdict};
 
 /// Objects that carry our mark and that no node asks for in this form.
 fn litter() -> impl Strategy<Value = NodeState> {
@@ -170,7 +170,8 @@ proptest! {
         was in any_node(), is in any_node(), litter in litter(), nft in prop::bool::weighted(0.8),
     ) {
         let (before, desired) = (Kernel::new(littered(&was, litter), nft), desired::node(&is));
-        let after = Kernel::new(desired.clone(), true);
+        let mut after = Kernel::new(desired.clone(), true);
+        after.settings = before.settings.clone().into_iter().chain(after.settings).collect();
         let mut kernel = before.clone();
         let senders: BTreeSet<_> = pods(&was).union(&pods(&is)).copied().collect();
         for op in plan(&desired, &before.observe(&desired), nft) {
@@ -230,4 +231,19 @@ fn settings_that_forward_come_last_and_the_primary_keeps_its_router() {
         .position(|op| matches!(op, Op::ReplaceNat(_)))
         .unwrap();
     assert!(nat < position("ipv4/ip_forward") && nat < position("ipv6/conf/all/forwarding"));
+}
+
+/// The cloud may list an instance before its NICs.
+#[test]
+fn a_node_whose_primary_nic_is_unknown_does_not_forward() {
+    let families = tombolo_core::types::Families::Dual;
+    for nics in [vec![], vec![super::input::nic(1, 1)]] {
+        let state = desired::node(&super::input::node(families, nics, vec![]));
+        let forwards: Vec<_> = state
+            .sysctls
+            .iter()
+            .filter(|each| FORWARDING.contains(&each.path.as_str()))
+            .collect();
+        assert!(forwards.is_empty(), "{forwards:?}");
+    }
 }

@@ -61,7 +61,7 @@ proptest! {
 
     #[test]
     fn a_packet_of_a_pod_leaves_by_its_nic_or_not_at_all(input in any_node()) {
-        let kernel = Kernel::new(desired::node(&input), true);
+        let kernel = Kernel::new(desired::node(&input), true).forwarding();
         for (host_end, source, nic) in pod_addresses(&input) {
             let family = Family::of(source);
             let expected = match nic {
@@ -79,7 +79,7 @@ proptest! {
 
     #[test]
     fn without_nft_nothing_of_a_pod_leaves(input in any_node()) {
-        let kernel = Kernel::new(desired::node(&input), false);
+        let kernel = Kernel::new(desired::node(&input), false).forwarding();
         for (host_end, source, _) in pod_addresses(&input) {
             prop_assert_eq!(kernel.pod_sends(host_end, source, outside(Family::of(source))), Verdict::Dropped);
         }
@@ -89,7 +89,7 @@ proptest! {
     fn without_its_routes_a_nic_sends_nothing(input in any_node()) {
         let mut state = desired::node(&input);
         state.routes.clear();
-        let kernel = Kernel::new(state, true);
+        let kernel = Kernel::new(state, true).forwarding();
         for (host_end, source, nic) in pod_addresses(&input) {
             if !nic.is_some_and(|nic| nic.is_primary()) {
                 prop_assert_eq!(kernel.pod_sends(host_end, source, outside(Family::of(source))), Verdict::Dropped);
