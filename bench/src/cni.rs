@@ -32,6 +32,14 @@ struct Samples {
     gone: Rounds,
 }
 
+impl Samples {
+    fn begin(&mut self) {
+        for rounds in [&mut self.add, &mut self.del, &mut self.gone] {
+            rounds.begin();
+        }
+    }
+}
+
 /// The measured node: two NICs towards a namespace that stands for the VPC.
 pub fn make_node(vpc: &str) -> Result<Vec<BenchNic>> {
     run("ip", &["netns", "add", vpc])?;
@@ -69,7 +77,7 @@ pub fn make_node(vpc: &str) -> Result<Vec<BenchNic>> {
     }
     ip(
         None,
-        "link set eth0 up\naddress add 10.0.1.10/24 dev eth0\nroute add default via 10.0.1.1\n-6 address add fd00:0:0:1::10/128 dev eth0 nodad\n",
+        "link set eth0 up\naddress add 10.0.1.10/24 dev eth0\nroute add default via 10.0.1.1\naddress add fd00:0:0:1::10/128 dev eth0 nodad\n",
     )?;
     Ok(nics)
 }
@@ -103,10 +111,6 @@ fn ptp(dual: bool) -> Plugin {
 }
 
 fn floor(dual: bool) -> Result<Plugin> {
-    let mut args = vec!["10.99.0.1".to_owned()];
-    if dual {
-        args.push("fd99::1".to_owned());
-    }
     let own = std::env::current_exe()?;
     let binary = own
         .parent()
@@ -115,7 +119,7 @@ fn floor(dual: bool) -> Result<Plugin> {
     Ok(Plugin {
         name: "floor",
         binary,
-        args,
+        args: vec![if dual { "dual" } else { "ipv4" }.to_owned()],
         conf: json!({}),
     })
 }
@@ -130,9 +134,8 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
         let plugins = [ours(bin, &dir.join("agent.sock")), ptp(dual), floor(dual)?];
         rows.extend(alone(&plugins, families, effort)?);
         rows.extend(at_once(&plugins, families, effort, 8)?);
-        if dual {
-            rows.extend(burst(&plugins[0], 110, effort)?);
-        }
+        // A node's worth of pods, from a warm pool.
+        rows.extend(at_once(&plugins, families, effort, 110)?);
         drop(agent);
         run(
             &bin.join("tombolo-agent").to_string_lossy(),
@@ -146,91 +149,87 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// One at a time. The peer waits 1.7 s for duplicate address detection in dual stack: it gets fewer runs there.
+/// One at a time, each in a sandbox of its own. Sandboxes are made before and removed after a round: the kernel takes a
+/// namespace apart in the background, under the lock that every ADD needs.
 fn alone(plugins: &[Plugin; 3], families: &str, effort: Effort) -> Result<Vec<Row>> {
     let mut samples: [Samples; 3] = Default::default();
     let per_round = effort.runs.div_ceil(effort.rounds);
     for round in 0..effort.rounds {
         for s in &mut samples {
-            s.add.begin();
-            s.del.begin();
-            s.gone.begin();
+            s.begin();
         }
-        for i in 0..per_round {
-            for k in 0..plugins.len() {
+        let sandboxes = Sandbox::create_all(&format!("a{families}{round}"), 3 * per_round)?;
+        for (i, three) in sandboxes.chunks(plugins.len()).enumerate() {
+            for (k, sandbox) in three.iter().enumerate() {
                 // The order rotates, so that none always runs after the same other.
                 let which = (i + k) % plugins.len();
                 let (Some(plugin), Some(s)) = (plugins.get(which), samples.get_mut(which)) else {
                     continue;
                 };
-                let sandbox = Sandbox::create(format!("a{families}{round}-{i}-{which}"))?;
-                let (add, answer) = exec(plugin, "ADD", &sandbox, None)?;
+                let (add, answer) = exec(plugin, "ADD", sandbox, None)?;
                 let begin = Instant::now();
-                let (del, _) = exec(plugin, "DEL", &sandbox, Some(&answer))?;
-                wait_gone(&answer)?;
+                let (del, _) = exec(plugin, "DEL", sandbox, Some(&answer))?;
+                wait_gone()?;
+                s.gone.add(ms(begin.elapsed()));
                 s.add.add(ms(add));
                 s.del.add(ms(del));
-                s.gone.add(ms(begin.elapsed()));
-                sandbox.remove()?;
+                await_kernel()?;
             }
         }
+        Sandbox::remove_all(&sandboxes)?;
     }
-    let [a, b, c] = &samples;
-    let n = a.add.count();
-    let mut rows = Vec::new();
-    for (label, q) in QUANTILES {
-        let row = |name: &str, f: fn(&Samples) -> &Rounds| {
-            Row::new(
-                &format!("{name} {families} {label}"),
-                "ms",
-                f(a).quantile(q),
-                f(b).quantile(q).map(|v| (PEER, v)),
-                f(c).quantile(q),
-                n,
-            )
-        };
-        rows.push(row("ADD", |s| &s.add));
-        rows.push(row("DEL to return", |s| &s.del));
-        rows.push(row("DEL until all is gone", |s| &s.gone));
-    }
+    let name = |what: &str| format!("{what} {families}");
+    let mut rows = rows(&name("ADD"), &samples, |s| &s.add);
+    rows.extend(self::rows(&name("DEL to return"), &samples, |s| &s.del));
+    rows.extend(self::rows(&name("DEL until all is gone"), &samples, |s| {
+        &s.gone
+    }));
     Ok(rows)
 }
 
-/// Waits until the host end that the answer names is no more, whatever it is called now.
-fn wait_gone(answer: &Value) -> Result<()> {
-    let interfaces = answer
-        .pointer("/interfaces")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    let macs: Vec<String> = interfaces
-        .filter(|i| {
-            i.get("sandbox")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .is_empty()
+/// One row a quantile.
+fn rows(name: &str, samples: &[Samples; 3], of: fn(&Samples) -> &Rounds) -> Vec<Row> {
+    let [ours, peer, floor] = samples.each_ref().map(of);
+    QUANTILES
+        .iter()
+        .map(|(label, q)| {
+            Row::new(
+                &format!("{name} {label}"),
+                "ms",
+                ours.quantile(*q),
+                peer.quantile(*q).map(|value| (PEER, value)),
+                floor.quantile(*q),
+                ours.count(),
+            )
         })
-        .filter_map(|i| i.get("mac")?.as_str().map(str::to_owned))
-        .collect();
+        .collect()
+}
+
+/// Waits until no host end is left. Routes and NAT state of ours are gone when DEL returns: the agent's tests show that.
+fn wait_gone() -> Result<()> {
     let begin = Instant::now();
-    while !macs.is_empty() {
-        let gone = std::fs::read_to_string("/proc/net/dev").context("read /proc/net/dev")?;
-        // Names of host ends: ours begin with tmb, the peer's with veth.
-        let left = gone
-            .lines()
-            .filter(|l| l.trim_start().starts_with("tmb") || l.trim_start().starts_with("veth"))
-            .count();
-        if left == 0 {
-            break;
+    loop {
+        let links = std::fs::read_to_string("/proc/net/dev").context("read /proc/net/dev")?;
+        // Names of host ends: ours begin with tmb, the peer's with veth, the floor's with flr.
+        let left = links.lines().any(|line| {
+            let name = line.trim_start();
+            ["tmb", "veth", "flr"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        });
+        if !left {
+            return Ok(());
         }
         if begin.elapsed() > Duration::from_secs(5) {
-            return Err(anyhow!(
-                "host end of {macs:?} is still there after 5 s:\n{gone}"
-            ));
+            return Err(anyhow!("a host end is still there after 5 s:\n{links}"));
         }
         thread::yield_now();
     }
-    Ok(())
+}
+
+/// Waits for the lock under which the kernel deletes links, so that one plugin's deletion is not in another's time.
+fn await_kernel() -> Result<()> {
+    run("ip", &["link", "set", "lo", "up"]).map(drop)
 }
 
 /// Several started together, again and again.
@@ -241,64 +240,38 @@ fn at_once(
     together: usize,
 ) -> Result<Vec<Row>> {
     let mut samples: [Samples; 3] = Default::default();
+    // A node's worth is one batch a round.
     let batches = effort.runs.div_ceil(together * effort.rounds);
     for round in 0..effort.rounds {
         for s in &mut samples {
-            s.add.begin();
-            s.del.begin();
+            s.begin();
         }
         for i in 0..batches {
-            // The floor's fixed addresses do not bear company on one host.
-            for (which, plugin) in plugins.iter().enumerate().take(2) {
-                let Some(s) = samples.get_mut(which) else {
-                    continue;
-                };
-                for (add, del) in
-                    together_once(plugin, &format!("p{families}{round}-{i}-{which}"), together)?
-                {
+            for (which, (plugin, s)) in plugins.iter().zip(&mut samples).enumerate() {
+                let name = format!("p{families}{round}-{i}-{which}");
+                for (add, del) in together_once(plugin, &name, together)? {
                     s.add.add(ms(add));
                     s.del.add(ms(del));
                 }
             }
         }
     }
-    let [a, b, _] = &samples;
-    let n = a.add.count();
-    let mut rows = Vec::new();
-    for (label, q) in QUANTILES {
-        for (name, f) in [
-            (
-                "ADD",
-                (|s: &Samples| s.add.clone()) as fn(&Samples) -> Rounds,
-            ),
-            ("DEL to return", |s| s.del.clone()),
-        ] {
-            let (ours, peer) = (f(a).quantile(q), f(b).quantile(q).map(|v| (PEER, v)));
-            rows.push(Row::new(
-                &format!("{name} {families} {together} at once {label}"),
-                "ms",
-                ours,
-                peer,
-                None,
-                n,
-            ));
-        }
-    }
+    let name = |verb: &str| format!("{verb} {families} {together} at once");
+    let mut rows = rows(&name("ADD"), &samples, |s| &s.add);
+    rows.extend(self::rows(&name("DEL to return"), &samples, |s| &s.del));
     Ok(rows)
 }
 
 /// Starts `count` ADDs at one moment, then their DELs at one moment.
 fn together_once(plugin: &Plugin, prefix: &str, count: usize) -> Result<Vec<(Duration, Duration)>> {
-    let sandboxes: Vec<Sandbox> = (0..count)
-        .map(|i| Sandbox::create(format!("{prefix}-{i}")))
-        .collect::<Result<_>>()?;
+    let sandboxes = Sandbox::create_all(prefix, count)?;
+    await_kernel()?;
     let added = all(&sandboxes, |s| exec(plugin, "ADD", s, None))?;
     let pairs: Vec<(&Sandbox, &Value)> =
         sandboxes.iter().zip(added.iter().map(|(_, v)| v)).collect();
     let deleted = all(&pairs, |(s, v)| exec(plugin, "DEL", s, Some(v)))?;
-    for sandbox in &sandboxes {
-        sandbox.remove()?;
-    }
+    wait_gone()?;
+    Sandbox::remove_all(&sandboxes)?;
     Ok(added
         .iter()
         .zip(&deleted)
@@ -328,29 +301,4 @@ fn all<T: Sync>(
             .map(|t| t.join().map_err(|_| anyhow!("a runner thread panicked"))?)
             .collect()
     })
-}
-
-/// A node's worth of pods started together from a warm pool.
-fn burst(plugin: &Plugin, count: usize, effort: Effort) -> Result<Vec<Row>> {
-    let mut samples = Rounds::default();
-    for round in 0..effort.rounds {
-        samples.begin();
-        for (add, _) in together_once(plugin, &format!("b{round}"), count)? {
-            samples.add(ms(add));
-        }
-    }
-    let n = samples.count();
-    Ok(QUANTILES
-        .iter()
-        .map(|(label, q)| {
-            Row::new(
-                &format!("{count} ADDs together, dual stack, {label}"),
-                "ms",
-                samples.quantile(*q),
-                None,
-                None,
-                n,
-            )
-        })
-        .collect())
 }

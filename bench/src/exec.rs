@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::sandbox::run;
+use crate::sandbox::{ip, run};
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub struct Plugin {
     pub name: &'static str,
     /// Program.
     pub binary: PathBuf,
-    /// Further arguments (the floor's addresses).
+    /// Further arguments (the floor's families).
     pub args: Vec<String>,
     /// Network configuration on standard input.
     pub conf: Value,
@@ -38,9 +38,17 @@ impl Sandbox {
         Ok(Self { id })
     }
 
-    /// Removes it.
-    pub fn remove(&self) -> Result<()> {
-        run("ip", &["netns", "del", &self.id]).map(|_| ())
+    /// Makes several, named `prefix-number`.
+    pub fn create_all(prefix: &str, count: usize) -> Result<Vec<Self>> {
+        (0..count)
+            .map(|i| Self::create(format!("{prefix}-{i}")))
+            .collect()
+    }
+
+    /// Removes several.
+    pub fn remove_all(sandboxes: &[Self]) -> Result<()> {
+        let lines = sandboxes.iter().map(|s| format!("netns del {}\n", s.id));
+        ip(None, &lines.collect::<String>())
     }
 }
 

@@ -2,7 +2,7 @@
 //! runner as the plugins that it is compared with, in a namespace that is ready: a veth pair, addresses, routes, by netlink,
 //! in three system calls a namespace. No agent, no allocation, no journal, no filter, no answer worth reading.
 //!
-//! `floor ADDRESS4 [ADDRESS6]` with CNI_COMMAND, CNI_NETNS and CNI_IFNAME in the environment, as a plugin gets them.
+//! `floor ipv4|dual` with CNI_COMMAND, CNI_NETNS and CNI_IFNAME in the environment, as a plugin gets them.
 //! (It speaks netlink by itself, so that it cannot inherit a slowness of what it is the floor for.)
 
 use std::env;
@@ -36,9 +36,14 @@ fn run() -> Result<()> {
     if env::var("CNI_COMMAND")? == "DEL" {
         return delete(&ifname, &pod_ns);
     }
-    let mut addresses = env::args().skip(1);
-    let v4: Ipv4Addr = addresses.next().ok_or("no IPv4 address")?.parse()?;
-    let v6: Option<Ipv6Addr> = addresses.next().map(|a| a.parse()).transpose()?;
+    // 10.64.0.0/10 and fd99::/64, by process id.
+    let low = u32::try_from(unique)? & 0x003f_ffff;
+    let v4 = Ipv4Addr::from(0x0a40_0000 | low);
+    let v6 = match env::args().nth(1).as_deref() {
+        Some("ipv4") => None,
+        Some("dual") => Some(Ipv6Addr::from(0xfd99_u128 << 112 | u128::from(low))),
+        _ => return Err("usage: floor ipv4|dual".into()),
+    };
 
     let host_socket = socket()?;
     enter(&pod_ns)?;

@@ -57,6 +57,8 @@ pub mod ifla {
     pub const GROUP: u16 = 27;
     pub const NET_NS_FD: u16 = 28;
     pub const EXT_MASK: u16 = 29;
+    pub const NUM_TX_QUEUES: u16 = 31;
+    pub const NUM_RX_QUEUES: u16 = 32;
     pub const LINK_NETNSID: u16 = 37;
 
     pub const INFO_KIND: u16 = 1;

@@ -116,6 +116,9 @@ pub struct Veth<'a> {
 /// Creates a veth pair: one end in the socket's namespace, down, and its peer born in `peer_netns`. Both are down (the
 /// kernel cannot make them up). Returns (index, index of the peer).
 ///
+/// One queue each: since 5.15 the kernel makes one for every possible CPU, each with entries in sysfs, which serve XDP and
+/// GRO on the veth only; a packet is handed over without a queue or a lock.
+///
 /// # Errors
 /// [`Error::Refused`] (`EEXIST` where either name is taken); [`Error::System`].
 pub fn create_veth(
@@ -136,7 +139,9 @@ pub fn create_veth(
         .body
         .put_str(ifla::IFNAME, veth.name)
         .put_mac(ifla::ADDRESS, veth.mac)
-        .put_u32(ifla::MTU, veth.mtu);
+        .put_u32(ifla::MTU, veth.mtu)
+        .put_u32(ifla::NUM_TX_QUEUES, 1)
+        .put_u32(ifla::NUM_RX_QUEUES, 1);
     request.body.nest(ifla::LINKINFO, |info| {
         info.put_str(ifla::INFO_KIND, "veth")
             .nest(ifla::INFO_DATA, |data| {
@@ -145,6 +150,8 @@ pub fn create_veth(
                         .put_str(ifla::IFNAME, veth.peer_name)
                         .put_mac(ifla::ADDRESS, veth.peer_mac)
                         .put_u32(ifla::MTU, veth.mtu)
+                        .put_u32(ifla::NUM_TX_QUEUES, 1)
+                        .put_u32(ifla::NUM_RX_QUEUES, 1)
                         .put_u32(ifla::GROUP, veth.peer_group)
                         .put(ifla::NET_NS_FD, &peer_netns.as_raw_fd().to_ne_bytes());
                 });
