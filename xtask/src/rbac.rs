@@ -23,7 +23,8 @@ struct Subject {
     local: &'static [Grant],
 }
 
-const READ: &[&str] = &["get", "list", "watch"];
+/// What a watch needs: it lists first.
+const WATCH: &[&str] = &["list", "watch"];
 
 const AGENT: Subject = Subject {
     name: "agent",
@@ -32,7 +33,7 @@ const AGENT: Subject = Subject {
             why: "its node's NICs and addresses",
             group: "tombolo.dev",
             resources: &["netresourcesets"],
-            verbs: READ,
+            verbs: WATCH,
         },
         Grant {
             why: "status.agent: demand, use, answers to release",
@@ -44,13 +45,13 @@ const AGENT: Subject = Subject {
             why: "one object for each pod attachment of its node",
             group: "tombolo.dev",
             resources: &["podendpoints"],
-            verbs: &["create", "delete", "list", "patch", "update", "watch"],
+            verbs: &["create", "delete", "list", "patch", "watch"],
         },
         Grant {
             why: "its own node: the start-up taint",
             group: "",
             resources: &["nodes"],
-            verbs: &["get", "list", "patch", "watch"],
+            verbs: &["list", "patch", "watch"],
         },
         Grant {
             why: "its own node: the condition NetworkUnavailable",
@@ -62,7 +63,7 @@ const AGENT: Subject = Subject {
             why: "what went wrong on its node",
             group: "events.k8s.io",
             resources: &["events"],
-            verbs: &["create", "patch"],
+            verbs: &["create"],
         },
     ],
     local: &[],
@@ -74,10 +75,14 @@ const OPERATOR: Subject = Subject {
         Grant {
             why: "one for each node: plan, adoption, removal",
             group: "tombolo.dev",
-            resources: &["netresourcesets", "enis"],
-            verbs: &[
-                "create", "delete", "get", "list", "patch", "update", "watch",
-            ],
+            resources: &["netresourcesets"],
+            verbs: &["create", "delete", "list", "patch", "watch"],
+        },
+        Grant {
+            why: "one for each NIC; an attempt to make one that is there reads it",
+            group: "tombolo.dev",
+            resources: &["enis"],
+            verbs: &["create", "delete", "get", "list", "patch", "watch"],
         },
         Grant {
             why: "conditions; state of NICs",
@@ -95,13 +100,13 @@ const OPERATOR: Subject = Subject {
             why: "which profile a node gets",
             group: "tombolo.dev",
             resources: &["networkprofiles"],
-            verbs: READ,
+            verbs: WATCH,
         },
         Grant {
             why: "nodes to serve, and their instances",
             group: "",
             resources: &["nodes"],
-            verbs: READ,
+            verbs: WATCH,
         },
         Grant {
             why: "full subnets, limits, failures of the cloud",

@@ -2,11 +2,14 @@
 //! (`ip netns exec` would remount /sys and hide the cgroups.)
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::mount::{MountFlags, mount};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process::Process;
 use crate::state::Node;
@@ -15,6 +18,7 @@ use crate::state::Node;
 pub fn hold(hostname: &str) -> Result<()> {
     rustix::system::sethostname(hostname.as_bytes())
         .with_context(|| format!("set host name {hostname}"))?;
+    keep_mounts_here().context("make the mounts private")?;
     mount(
         "tmpfs",
         "/run",
@@ -35,17 +39,24 @@ pub fn hold(hostname: &str) -> Result<()> {
     }
 }
 
+/// What is mounted from now on stays in this mount namespace. `unshare` would do that itself, but not where our root is no
+/// mount point, as in a plain chroot: so we look at the namespace from its own root for a moment.
+fn keep_mounts_here() -> rustix::io::Result<()> {
+    let open = |path| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let (root, here) = (open("/")?, open("/proc/self/ns/mnt")?);
+    // Entering a mount namespace, if only one's own, leads to its root.
+    move_into_link_name_space(here.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    let changed = mount_change("/", private);
+    rustix::process::fchdir(&root)?;
+    rustix::process::chroot(".")?;
+    changed
+}
+
 /// Starts a holder and waits until its file systems are in place.
 pub fn start_holder(own_binary: &Path, hostname: &str) -> Result<Process> {
     let mut child = Command::new("unshare")
-        .args([
-            "--net",
-            "--mount",
-            "--uts",
-            "--propagation",
-            "private",
-            "--",
-        ])
+        .args(["--net", "--mount", "--uts", "--propagation=unchanged", "--"])
         .arg(own_binary)
         .args(["node-holder", hostname])
         .stdin(Stdio::null())
@@ -87,7 +98,8 @@ impl Node {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .args(["--net", "--mount", "--uts", "--target"])
+            // The holder's root: ours may be another than that of its mount namespace.
+            .args(["--net", "--mount", "--uts", "--root", "--target"])
             .arg(self.holder.pid.to_string())
             .arg("--")
             .arg(program);

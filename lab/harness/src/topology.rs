@@ -86,17 +86,11 @@ impl Topology {
 
     /// Checks what types cannot say.
     pub fn validate(&self) -> Result<()> {
-        let ok = |s: &str| {
-            !s.is_empty()
-                && s.len() <= 20
-                && s.bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        };
-        if !ok(&self.name) {
-            bail!(
-                "name {:?}: 1 to 20 of a-z, 0-9 and '-' are wanted",
-                self.name
-            );
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let ok = |s: &str| (1..=20).contains(&s.len()) && s.bytes().all(|b| plain(b) || b == b'-');
+        // No '-': the names of a lab's namespaces begin with its name and one, so that none is the beginning of another's.
+        if !(1..=20).contains(&self.name.len()) || !self.name.bytes().all(plain) {
+            bail!("name {:?}: 1 to 20 of a-z and 0-9 are wanted", self.name);
         }
         let mut seen = std::collections::BTreeSet::from(["control", "fabric", "inet"]);
         let names = self
