@@ -34,7 +34,7 @@ impl Sandbox {
     /// Makes one.
     pub fn create(id: String) -> Result<Self> {
         run("ip", &["netns", "add", &id])?;
-        run("ip", &["-n", &id, "link", "set", "lo", "up"])?;
+        ip(Some(&id), "link set lo up\n")?;
         Ok(Self { id })
     }
 

@@ -97,7 +97,8 @@ impl Process {
 
     /// Waits for its end at most this long, without polling: a pidfd becomes readable.
     pub fn wait_gone(&self, bound: Duration) -> Result<bool> {
-        if !self.alive() {
+        // A zombie is not enough: the first thread may be one while others still hold files and locks.
+        if !stat(self.pid).is_some_and(|(_, started)| started == self.started) {
             return Ok(true);
         }
         let fd = match pidfd_open(self.rustix_pid()?, PidfdFlags::empty()) {
@@ -113,7 +114,7 @@ impl Process {
                 tv_nsec: left.subsec_nanos().into(),
             };
             match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) => return Ok(!self.alive()),
+                Ok(0) => return Ok(false),
                 Ok(_) => return Ok(true),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno).context("poll pidfd"),
@@ -127,14 +128,16 @@ impl Process {
     }
 }
 
-/// Field 22 of /proc/PID/stat; `None` for a process that is gone or a zombie.
+/// Start time of a process that runs; `None` for one that is gone or a zombie.
 fn start_time(pid: i32) -> Option<u64> {
+    let (state, started) = stat(pid)?;
+    (state != 'Z' && state != 'X').then_some(started)
+}
+
+/// State and start time: fields 3 and 22 of /proc/PID/stat. Both are the first thread's.
+fn stat(pid: i32) -> Option<(char, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
-    let state = fields.next()?;
-    if state == "Z" || state == "X" {
-        None
-    } else {
-        fields.nth(18)?.parse().ok()
-    }
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }

@@ -299,8 +299,11 @@ impl Netns {
             return None;
         }
         let netns = Self(name);
-        let up = run(&["-n", &netns.0, "link", "set", "lo", "up"]);
-        assert!(up.unwrap().status.success());
+        let up = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", netns.0))
+            .args(["ip", "link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
         Some(netns)
     }
 }

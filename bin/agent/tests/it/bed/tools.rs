@@ -19,19 +19,16 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
 }
 
 pub fn ip(netns: &str, arguments: &str) {
-    let words: Vec<&str> = ["-n", netns]
-        .into_iter()
-        .chain(arguments.split_whitespace())
-        .collect();
-    run("ip", &words);
+    let words: Vec<&str> = arguments.split_whitespace().collect();
+    in_netns(netns, "ip", &words);
 }
 
 pub fn ip_json(netns: &str, arguments: &str) -> Value {
-    let words: Vec<&str> = ["-j", "-d", "-n", netns]
+    let words: Vec<&str> = ["-j", "-d"]
         .into_iter()
         .chain(arguments.split_whitespace())
         .collect();
-    let text = run("ip", &words);
+    let text = in_netns(netns, "ip", &words);
     if text.trim().is_empty() {
         json!([])
     } else {
@@ -39,6 +36,7 @@ pub fn ip_json(netns: &str, arguments: &str) -> Value {
     }
 }
 
+/// Not `ip -n`: it remounts, which fails where the root is no mount point, as in a chroot.
 pub fn in_netns(netns: &str, program: &str, arguments: &[&str]) -> String {
     let enter = format!("--net=/run/netns/{netns}");
     let words: Vec<&str> = [enter.as_str(), program]
