@@ -1,7 +1,7 @@
 //! ADD and DEL: ours, Debian's `ptp` + `host-local`, and the floor, interleaved call by call in one run.
 
 use std::path::{Path, PathBuf};
-use std::sync::Barrier;
+use std::sync::{Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -132,16 +132,24 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
         let dir = PathBuf::from(format!("/run/bench-{families}"));
         let agent = Agent::start(&bin.join("tombolo-agent"), None, &dir, &nics, families)?;
         let plugins = [ours(bin, &dir.join("agent.sock")), ptp(dual), floor(dual)?];
-        rows.extend(alone(&plugins, families, effort)?);
-        rows.extend(at_once(&plugins, families, effort, 8)?);
-        // A node's worth of pods, from a warm pool.
-        rows.extend(at_once(&plugins, families, effort, 110)?);
+        let measured = families_rows(&plugins, families, effort);
+        rows.extend(
+            measured.with_context(|| format!("the agent's log ends:\n{}", agent.log_end()))?,
+        );
         drop(agent);
         run(
             &bin.join("tombolo-agent").to_string_lossy(),
             &["uninstall", "--run-dir", &dir.to_string_lossy()],
         )?;
     }
+    Ok(rows)
+}
+
+fn families_rows(plugins: &[Plugin; 3], families: &str, effort: Effort) -> Result<Vec<Row>> {
+    let mut rows = alone(plugins, families, effort)?;
+    rows.extend(at_once(plugins, families, effort, 8)?);
+    // A node's worth of pods, from a warm pool.
+    rows.extend(at_once(plugins, families, effort, 110)?);
     Ok(rows)
 }
 
@@ -220,7 +228,7 @@ fn wait_gone() -> Result<()> {
         if !left {
             return Ok(());
         }
-        if begin.elapsed() > Duration::from_secs(5) {
+        if begin.elapsed() > Duration::from_secs(600) {
             return Err(anyhow!("a host end is still there after 5 s:\n{links}"));
         }
         thread::yield_now();
@@ -279,20 +287,24 @@ fn together_once(plugin: &Plugin, prefix: &str, count: usize) -> Result<Vec<(Dur
         .collect())
 }
 
-/// Runs one call for each item, all released by one barrier.
+/// Runs one call for each item, all released by one barrier. Times count from the release: with more calls than
+/// processors, some begin when others are done.
 fn all<T: Sync>(
     items: &[T],
     call: impl Fn(&T) -> Result<(Duration, Value)> + Sync,
 ) -> Result<Vec<(Duration, Value)>> {
     let barrier = Barrier::new(items.len());
-    let (barrier, call) = (&barrier, &call);
+    let start = OnceLock::new();
+    let (barrier, call, start) = (&barrier, &call, &start);
     thread::scope(|scope| {
         let threads: Vec<_> = items
             .iter()
             .map(|item| {
                 scope.spawn(move || {
                     barrier.wait();
-                    call(item)
+                    let start = start.get_or_init(Instant::now);
+                    let (_, answer) = call(item)?;
+                    Ok((start.elapsed(), answer))
                 })
             })
             .collect();

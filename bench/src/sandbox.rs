@@ -2,7 +2,7 @@
 //! running this program again inside `unshare`. They go with the process.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,7 @@ pub fn ip(netns: Option<&str>, lines: &str) -> Result<()> {
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
+    log: PathBuf,
 }
 
 /// A NIC of the measured node.
@@ -104,7 +105,8 @@ impl Agent {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let spec = dir.join("nrs.spec.json");
         fs::write(&spec, serde_json::to_vec_pretty(&nrs(nics, families))?)?;
-        let log = fs::File::create(dir.join("agent.log"))?;
+        let path = dir.join("agent.log");
+        let log = fs::File::create(&path)?;
         let mut command = match netns {
             Some(name) => {
                 let mut command = Command::new("ip");
@@ -135,19 +137,23 @@ impl Agent {
             .stderr(log)
             .spawn()
             .context("start the agent")?;
-        let agent = Self { child };
+        let agent = Self { child, log: path };
         let socket = dir.join("agent.sock");
         let begin = Instant::now();
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
             if begin.elapsed() > Duration::from_secs(10) {
-                bail!(
-                    "the agent does not answer: {}",
-                    fs::read_to_string(dir.join("agent.log")).unwrap_or_default()
-                );
+                bail!("the agent does not answer: {}", agent.log_end());
             }
             std::thread::yield_now();
         }
         Ok(agent)
+    }
+
+    /// The last lines that it wrote.
+    pub fn log_end(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(20).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 }
 

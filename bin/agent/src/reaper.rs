@@ -107,9 +107,8 @@ async fn reap(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<Attachmen
 /// that are there afterwards.
 fn delete_links(kernel: &mut Kernel, records: &[Record]) -> Result<BTreeSet<String>, NetlinkError> {
     wire::reap_doomed(kernel)?;
-    for ip in records.iter().flat_map(addresses) {
-        conntrack::delete_address(&mut kernel.netfilter, ip)?;
-    }
+    let ips = records.iter().flat_map(addresses).collect();
+    conntrack::delete_addresses(&mut kernel.netfilter, &ips)?;
     let names = |kernel: &mut Kernel| -> Result<BTreeSet<String>, NetlinkError> {
         Ok(wire::pod_links(kernel)?
             .into_iter()

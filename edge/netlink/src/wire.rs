@@ -210,7 +210,7 @@ pub fn create_pod(
 /// left alone. `host_ifindex` is the index that the journal holds: the link itself may have gone with the namespace.
 ///
 /// Routes and neighbour entries go with the host end's going down; connections are for
-/// [`crate::conntrack::delete_address`], later.
+/// [`crate::conntrack::delete_addresses`], later.
 ///
 /// # Errors
 /// The kernel's reason, of the first step that failed; the other steps were done.
