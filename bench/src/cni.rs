@@ -142,6 +142,11 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
             &["uninstall", "--run-dir", &dir.to_string_lossy()],
         )?;
     }
+    // Their other ends go with them.
+    for nic in &nics {
+        run("ip", &["link", "del", &format!("eth{}", nic.index)])?;
+    }
+    run("ip", &["netns", "del", "vpc"])?;
     Ok(rows)
 }
 

@@ -10,7 +10,7 @@ mod sandbox;
 mod stats;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -48,6 +48,15 @@ enum Part {
     Path,
     Repair,
 }
+
+/// Measures one part; the node and its NICs are gone afterwards.
+type Measure = fn(&Path, Effort) -> Result<Vec<Row>>;
+
+const PARTS: [(Part, Measure); 3] = [
+    (Part::Cni, cni::measure),
+    (Part::Path, path::measure),
+    (Part::Repair, repair::measure),
+];
 
 #[derive(Debug, Subcommand)]
 enum Inner {
@@ -96,23 +105,24 @@ fn main() -> Result<()> {
         rounds: cli.rounds,
         runs: cli.runs,
     };
-    let wanted = |part| cli.only.is_none_or(|only| only == part);
     let mut rows = Vec::new();
-    if wanted(Part::Cni) {
-        rows.extend(cni::measure(&bin, effort)?);
-    }
-    if wanted(Part::Path) {
-        rows.extend(path::measure(&bin, effort)?);
-    }
-    if wanted(Part::Repair) {
-        rows.extend(repair::measure(&bin, effort)?);
+    for (part, measure) in PARTS {
+        if cli.only.is_none_or(|only| only == part) {
+            rows.extend(measure(&bin, effort)?);
+            // What was measured stays, whatever becomes of the rest.
+            write(&cli.out, &rows)?;
+        }
     }
     println!("{}", table(&rows));
-    if let Some(dir) = cli.out.parent() {
+    Ok(())
+}
+
+fn write(path: &Path, rows: &[Row]) -> Result<()> {
+    if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
-    std::fs::write(&cli.out, serde_json::to_vec_pretty(&rows)?)
-        .with_context(|| format!("write {}", cli.out.display()))
+    std::fs::write(path, serde_json::to_vec_pretty(rows)?)
+        .with_context(|| format!("write {}", path.display()))
 }
 
 fn table(rows: &[Row]) -> comfy_table::Table {
