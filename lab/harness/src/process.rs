@@ -98,7 +98,7 @@ impl Process {
     /// Waits for its end at most this long, without polling: a pidfd becomes readable.
     pub fn wait_gone(&self, bound: Duration) -> Result<bool> {
         // A zombie is not enough: the first thread may be one while others still hold files and locks.
-        if !stat(self.pid).is_some_and(|(_, started)| started == self.started) {
+        if stat(self.pid).is_none_or(|(_, started)| started != self.started) {
             return Ok(true);
         }
         let fd = match pidfd_open(self.rustix_pid()?, PidfdFlags::empty()) {
