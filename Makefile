@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := test
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: setup build demo test bench lint clean
+.PHONY: setup build demo test torture bench lint clean
 
 setup: ## what is missing from apt
 	@scripts/setup.sh
@@ -15,6 +15,9 @@ demo: build ## the main job from end to end, with tables
 
 test: ## everything that must hold before a change goes in
 	@scripts/test.sh
+
+torture: build ## STEPS random steps from SEED on a lab; a failure is shortened and kept in torture.json
+	@$(TARGET)/release/tombolo-lab torture --steps $(or $(STEPS),300) $(if $(SEED),--seed $(SEED)) --shrink 20
 
 bench: build ## ADD, DEL and the path beside their peers; target/bench/bench.json
 	@cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir $(TARGET)/bench

@@ -11,7 +11,7 @@ use crate::kubeapi::{Api, text};
 use crate::node::in_netns;
 use crate::state::Lab;
 use crate::topology::Topology;
-use crate::{check, demo, node, pods, probe, up};
+use crate::{check, demo, node, pods, probe, torture, up};
 
 /// A VPC, a Kubernetes API and nodes on one machine.
 #[derive(Debug, Parser)]
@@ -105,6 +105,8 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Random steps, good and bad, on a lab of their own; the invariant must hold whenever it is left in peace.
+    Torture(torture::Args),
     /// The simulated VPC by itself.
     Vpc(tombolo_lab_vpc::Args),
     /// The small API server by itself.
@@ -200,6 +202,7 @@ async fn run_async(command: Command) -> Result<()> {
         Command::Dump { name } => dump(&Lab::load(&name)?),
         Command::Down { name } => up::down(&Lab::load(&name)?),
         Command::Demo { keep } => demo::run(keep).await,
+        Command::Torture(args) => torture::command(args).await,
         Command::Vpc(args) => tombolo_lab_vpc::run(args).await,
         Command::Apiserver(args) => tombolo_lab_apiserver::run(args).await,
         Command::Kubelet(args) => tombolo_lab_runner::run_kubelet(args).await,

@@ -8,6 +8,7 @@
 //! | [`pods`], [`probe`], [`matrix`] | pods, connections between them, who reaches whom |
 //! | [`check`] | the invariant checker |
 //! | [`demo`] | `make demo` |
+//! | [`torture`] | `make torture` |
 
 pub mod check;
 pub mod cli;
@@ -23,4 +24,5 @@ pub mod residue;
 pub mod spoof;
 pub mod state;
 pub mod topology;
+pub mod torture;
 pub mod up;

@@ -131,18 +131,22 @@ fn run(
     ready: oneshot::Sender<Result<Sockets, NsError>>,
     inbox: &mpsc::Receiver<Job>,
 ) {
-    let built = setup::build(&plan);
-    let (sockets, ra) = match built {
-        Ok(sockets) => {
-            let ra = sockets.ra.clone();
-            (sockets, ra)
-        }
-        Err(error) => {
+    let built = ns::NamedMount::look().and_then(|mount| {
+        let built = setup::build(&plan);
+        if built.is_err() {
             setup::remove(&plan);
+            mount.restore()?;
+        }
+        built.map(|sockets| (mount, sockets))
+    });
+    let (mount, sockets) = match built {
+        Ok(built) => built,
+        Err(error) => {
             let _ = ready.send(Err(error));
             return;
         }
     };
+    let ra = sockets.ra.clone();
     let _ = ready.send(Ok(sockets));
     let mut state = apply::State::new(plan, ra);
     for job in inbox {
@@ -151,7 +155,9 @@ fn run(
             Job::Counters(reply) => drop(reply.send(state.counters())),
             Job::ResetCounters(reply) => drop(reply.send(state.reset_counters())),
             Job::Down(reply) => {
-                let _ = reply.send(state.down());
+                let mut left = state.down();
+                left.extend(mount.restore().err().map(|error| error.to_string()));
+                let _ = reply.send(left);
                 return;
             }
         }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
+mod torture;
 
 mod bad_days;
 mod burst;

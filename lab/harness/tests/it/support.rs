@@ -29,14 +29,8 @@ where
     F: FnOnce(Lab) -> R,
     R: Future<Output = Result<()>>,
 {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    if !rustix::process::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "labs need root");
-        eprintln!("SKIP {}: labs need root", topology.name);
-        return;
-    }
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let result = runtime.block_on(async {
+    let name = topology.name.clone();
+    let result = alone(&name, async || {
         let before = residue::snapshot()?;
         let mut topology = topology;
         topology.bin_dir = Some(bin_dir());
@@ -62,9 +56,21 @@ where
         ensure!(left.is_empty(), "left behind: {left:?}");
         Ok(())
     });
-    if let Err(error) = result {
+    if let Some(Err(error)) = result {
         panic!("{error:?}");
     }
+}
+
+/// Runs what needs the machine for itself; `None` where it cannot run.
+pub fn alone<T>(name: &str, body: impl AsyncFnOnce() -> T) -> Option<T> {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "labs need root");
+        eprintln!("SKIP {name}: labs need root");
+        return None;
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    Some(runtime.block_on(body()))
 }
 
 pub fn lines<T: std::fmt::Display>(items: &[T]) -> String {

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::command::{self, CommandError};
@@ -66,6 +68,53 @@ pub enum NsError {
     Command(#[from] CommandError),
 }
 
+/// Where `ip netns` keeps named namespaces.
+pub const NAMED: &str = "/run/netns";
+
+/// Whether [`NAMED`] was a mount point before us: the first `ip netns add` on a machine makes it one.
+#[derive(Clone, Copy, Debug)]
+pub struct NamedMount {
+    ours: bool,
+}
+
+impl NamedMount {
+    /// Looks before the first namespace is made.
+    ///
+    /// # Errors
+    /// The list of mounts cannot be read.
+    pub fn look() -> Result<Self, NsError> {
+        let mounts = "/proc/self/mounts";
+        let text = std::fs::read_to_string(mounts).map_err(|source| NsError::Open {
+            path: mounts.to_owned(),
+            source,
+        })?;
+        let mut points = text.lines().filter_map(|line| line.split(' ').nth(1));
+        Ok(Self {
+            ours: points.all(|point| point != NAMED),
+        })
+    }
+
+    /// Takes the mount away again when it is ours and nobody else has a namespace there by now.
+    ///
+    /// # Errors
+    /// It cannot be unmounted.
+    pub fn restore(self) -> Result<(), NsError> {
+        let empty = std::fs::read_dir(NAMED).is_ok_and(|mut entries| entries.next().is_none());
+        if !self.ours || !empty {
+            return Ok(());
+        }
+        match unmount(NAMED, UnmountFlags::empty()) {
+            // Another lab was quicker, or none was made.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(errno) => Err(NsError::Io {
+                what: "unmount the directory of named namespaces".to_owned(),
+                path: NAMED.to_owned(),
+                source: errno.into(),
+            }),
+        }
+    }
+}
+
 /// A network namespace held open; it lives as long as this.
 #[derive(Debug)]
 pub struct Netns {
@@ -96,7 +145,7 @@ impl Netns {
     /// `ip netns add` fails, for example because the name is taken.
     pub fn create(name: &str) -> Result<Self, NsError> {
         command::run("ip", &["netns", "add", name], "")?;
-        Self::open(format!("/run/netns/{name}"))
+        Self::open(format!("{NAMED}/{name}"))
     }
 
     /// Removes a named namespace.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
 use super::Sockets;
 use super::command::{ip_batch, nft};
-use super::ns::{Netns, NsError, await_active, await_local, sysctls};
+use super::ns::{NAMED, Netns, NsError, await_active, await_local, sysctls};
 use super::ra::RaSocket;
 use super::rules::{INET_LINK, base};
 use crate::plan::FabricPlan;
@@ -140,7 +140,7 @@ fn inet_links(plan: &FabricPlan) -> String {
 pub fn remove(plan: &FabricPlan) -> Vec<String> {
     [plan.fabric(), plan.inet()]
         .iter()
-        .filter(|name| std::path::Path::new("/run/netns").join(name).exists())
+        .filter(|name| std::path::Path::new(NAMED).join(name).exists())
         .filter_map(|name| Netns::remove(name).err().map(|e| e.to_string()))
         .collect()
 }
@@ -151,7 +151,7 @@ pub fn remove(plan: &FabricPlan) -> Vec<String> {
 /// One of them cannot be removed.
 pub fn sweep(lab: &str) -> Result<Vec<String>, NsError> {
     let prefix = format!("tl-{lab}-");
-    let Ok(entries) = std::fs::read_dir("/run/netns") else {
+    let Ok(entries) = std::fs::read_dir(NAMED) else {
         // No named namespace was ever made on this machine.
         return Ok(Vec::new());
     };
