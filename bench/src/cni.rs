@@ -41,7 +41,7 @@ impl Samples {
 }
 
 /// The measured node: two NICs towards a namespace that stands for the VPC.
-pub fn make_node(vpc: &str) -> Result<Vec<BenchNic>> {
+fn make_node(vpc: &str) -> Result<Vec<BenchNic>> {
     run("ip", &["netns", "add", vpc])?;
     let nics: Vec<BenchNic> = (0..2_u16)
         .map(|i| BenchNic {
@@ -124,30 +124,33 @@ fn floor(dual: bool) -> Result<Plugin> {
     })
 }
 
-/// Everything about ADD and DEL.
-pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
-    let nics = make_node("vpc")?;
-    let mut rows = Vec::new();
-    for (families, dual) in [("IPv4", false), ("DualStack", true)] {
-        let dir = PathBuf::from(format!("/run/bench-{families}"));
-        let agent = Agent::start(&bin.join("tombolo-agent"), None, &dir, &nics, families)?;
-        let plugins = [ours(bin, &dir.join("agent.sock")), ptp(dual), floor(dual)?];
-        let measured = families_rows(&plugins, families, effort);
-        rows.extend(
-            measured.with_context(|| format!("the agent's log ends:\n{}", agent.log_end()))?,
-        );
-        drop(agent);
-        run(
-            &bin.join("tombolo-agent").to_string_lossy(),
-            &["uninstall", "--run-dir", &dir.to_string_lossy()],
-        )?;
-    }
-    // Their other ends go with them.
+/// Runs `body` on a node of its own, which goes again.
+pub fn on_node<T>(vpc: &str, body: impl FnOnce(&[BenchNic]) -> Result<T>) -> Result<T> {
+    let nics = make_node(vpc)?;
+    let out = body(&nics)?;
     for nic in &nics {
+        // The other end goes with it.
         run("ip", &["link", "del", &format!("eth{}", nic.index)])?;
     }
-    run("ip", &["netns", "del", "vpc"])?;
-    Ok(rows)
+    run("ip", &["netns", "del", vpc])?;
+    Ok(out)
+}
+
+/// Everything about ADD and DEL.
+pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
+    on_node("vpc", |nics| {
+        let mut rows = Vec::new();
+        for (families, dual) in [("IPv4", false), ("DualStack", true)] {
+            let dir = PathBuf::from(format!("/run/bench-{families}"));
+            let agent = Agent::start(&bin.join("tombolo-agent"), None, &dir, nics, families)?;
+            let plugins = [ours(bin, &dir.join("agent.sock")), ptp(dual), floor(dual)?];
+            let measured = families_rows(&plugins, families, effort);
+            let log = || format!("the agent's log ends:\n{}", agent.log_end());
+            rows.extend(measured.with_context(log)?);
+            agent.uninstall()?;
+        }
+        Ok(rows)
+    })
 }
 
 fn families_rows(plugins: &[Plugin; 3], families: &str, effort: Effort) -> Result<Vec<Row>> {

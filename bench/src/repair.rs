@@ -6,15 +6,36 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::cni::{Effort, make_node};
+use crate::cni::{Effort, on_node};
 use crate::sandbox::{Agent, run};
 use crate::stats::{Rounds, Row};
 
 /// Flushes everything with our mark and waits until as much is back.
 pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
-    let nics = make_node("repair")?;
-    let dir = PathBuf::from("/run/bench-repair");
-    let _agent = Agent::start(&bin.join("tombolo-agent"), None, &dir, &nics, "DualStack")?;
+    let samples = on_node("repair", |nics| {
+        let dir = PathBuf::from("/run/bench-repair");
+        let agent = Agent::start(&bin.join("tombolo-agent"), None, &dir, nics, "DualStack")?;
+        let samples = sample(effort)?;
+        agent.uninstall()?;
+        Ok(samples)
+    })?;
+    let n = samples.count();
+    Ok([("p50", 0.5), ("p99", 0.99)]
+        .iter()
+        .map(|(label, q)| {
+            Row::new(
+                &format!("repair after a flush of rules and routes {label}"),
+                "ms",
+                samples.quantile(*q),
+                None,
+                None,
+                n,
+            )
+        })
+        .collect())
+}
+
+fn sample(effort: Effort) -> Result<Rounds> {
     let whole = counts()?;
     let mut samples = Rounds::default();
     for _ in 0..effort.rounds {
@@ -39,20 +60,7 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
             samples.add(begin.elapsed().as_secs_f64() * 1e3);
         }
     }
-    let n = samples.count();
-    Ok([("p50", 0.5), ("p99", 0.99)]
-        .iter()
-        .map(|(label, q)| {
-            Row::new(
-                &format!("repair after a flush of rules and routes {label}"),
-                "ms",
-                samples.quantile(*q),
-                None,
-                None,
-                n,
-            )
-        })
-        .collect())
+    Ok(samples)
 }
 
 /// Lines of rules and routes of ours, both families.

@@ -11,6 +11,8 @@ use serde_json::json;
 
 /// Marks the inner run.
 const INNER: &str = "TOMBOLO_BENCH_INNER";
+/// What an agent writes, in its directory.
+const LOG: &str = "agent.log";
 
 /// Whether this is the inner run; otherwise runs it and returns its exit code.
 pub fn enter() -> Result<Option<i32>> {
@@ -77,7 +79,8 @@ pub fn ip(netns: Option<&str>, lines: &str) -> Result<()> {
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
-    log: PathBuf,
+    binary: PathBuf,
+    dir: PathBuf,
 }
 
 /// A NIC of the measured node.
@@ -105,8 +108,7 @@ impl Agent {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let spec = dir.join("nrs.spec.json");
         fs::write(&spec, serde_json::to_vec_pretty(&nrs(nics, families))?)?;
-        let path = dir.join("agent.log");
-        let log = fs::File::create(&path)?;
+        let log = fs::File::create(dir.join(LOG))?;
         let mut command = match netns {
             Some(name) => {
                 let mut command = Command::new("ip");
@@ -137,7 +139,11 @@ impl Agent {
             .stderr(log)
             .spawn()
             .context("start the agent")?;
-        let agent = Self { child, log: path };
+        let agent = Self {
+            child,
+            binary: binary.to_owned(),
+            dir: dir.to_owned(),
+        };
         let socket = dir.join("agent.sock");
         let begin = Instant::now();
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
@@ -149,9 +155,17 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Ends it and takes back what it made of the node it runs on (ours).
+    pub fn uninstall(self) -> Result<()> {
+        let (binary, dir) = (self.binary.clone(), self.dir.clone());
+        drop(self);
+        let dir = dir.to_string_lossy();
+        run(&binary.to_string_lossy(), &["uninstall", "--run-dir", &dir]).map(drop)
+    }
+
     /// The last lines that it wrote.
     pub fn log_end(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let log = fs::read_to_string(self.dir.join(LOG)).unwrap_or_default();
         let lines: Vec<&str> = log.lines().rev().take(20).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
