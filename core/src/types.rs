@@ -4,6 +4,7 @@ mod attachment;
 mod family;
 mod mac;
 mod nic;
+mod note;
 mod reason;
 mod time;
 
@@ -11,5 +12,6 @@ pub use attachment::{AttachmentKey, HostIfName, InvalidKey, PodRef};
 pub use family::{Families, Family};
 pub use mac::{InvalidMac, Mac};
 pub use nic::{Nic, NicId, NicLimits};
+pub use note::DelNote;
 pub use reason::Reason;
 pub use time::Millis;

@@ -1,7 +1,7 @@
 //! ADD. One sequence a key at a time; every step may be repeated, and is undone when a later one fails or the caller goes.
 //!
 //! ```text
-//!   lock key ─▶ same answer if it stands ─▶ reserve (waits for supply) ─▶ journal: adding ─▶ create ─▶ configure
+//!   lock key ─▶ a note that says DEL? obey ─▶ same answer if it stands ─▶ reserve (waits for supply) ─▶ journal: adding ─▶ create ─▶ configure
 //!            ─▶ journal: ready ─▶ answer ── nobody takes it ─▶ drain (as DEL does)
 //! ```
 //! It runs in a task of its own, so that a caller that goes away cancels the waiting and not the undoing.
@@ -26,6 +26,7 @@ use crate::error::{Error, families_word};
 use crate::journal::{Journal, NetnsRecord, Phase, Record};
 use crate::keys::{Cancel, Why};
 use crate::node::{Node, Wired};
+use crate::notes;
 use crate::steps::Steps;
 
 /// An ADD, checked.
@@ -77,6 +78,8 @@ pub async fn attach(
 /// With the key held.
 async fn locked(node: &Arc<Node>, request: Request, cancel: &Arc<Cancel>) -> Result<Record, Error> {
     let key = request.key.clone();
+    // A DEL that came before this ADD, when no agent answered.
+    notes::heed(node, &key).await?;
     let wired = tokio::select! {
         wired = node.ready(request.left()) => wired?,
         why = cancel.cancelled() => return Err(stopped(&key, why)),

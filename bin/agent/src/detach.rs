@@ -17,6 +17,7 @@ use tracing::warn;
 use crate::error::Error;
 use crate::journal::{Phase, Record};
 use crate::node::Node;
+use crate::notes;
 use crate::steps::Steps;
 
 /// Detaches a key; `netns` is the pod's, where it could be opened.
@@ -27,6 +28,17 @@ pub async fn detach(
 ) -> Result<(), Error> {
     node.keys.supersede(key);
     let _guard = node.keys.lock(key, None).await;
+    held(node, key, netns).await?;
+    // An earlier attempt of this DEL may have found no agent.
+    notes::forget(node, key).await
+}
+
+/// With the key held.
+pub async fn held(
+    node: &Arc<Node>,
+    key: &AttachmentKey,
+    netns: Option<Arc<Netns>>,
+) -> Result<(), Error> {
     match node.record(key) {
         None => unknown(node, key, netns).await,
         // An earlier DEL did the rest, or the reaper still does. By now its addresses may be another's.

@@ -4,11 +4,13 @@
 //!   <run-dir>/journal/<stem>.json     {"version":1,"key":…,"phase":…}   written before the kernel is touched
 //!   <run-dir>/cooling/<address>.json  {"version":1,"address":…}          written before the attachment's file goes
 //!   <run-dir>/quarantine/             files that could not be read: moved here and reported, never dropped
+//!   <run-dir>/pending-del/            DELs that no agent answered, written by the plugin ([`Notes`])
 //! ```
 //! A file appears whole or not at all (temporary name, then rename). Nothing is synced to disk: the directory is a tmpfs,
 //! and what it describes is gone after a reboot, too. Every function blocks; call it where that is allowed.
 
 mod file;
+mod notes;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,7 @@ use tombolo_core::types::{AttachmentKey, Millis, PodRef};
 
 pub use file::Error;
 pub(crate) use file::{ensure_dir, read_versioned, write_versioned};
+pub use notes::Notes;
 
 /// Where an attachment stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +109,11 @@ impl Journal {
             ensure_dir(dir)?;
         }
         Ok(journal)
+    }
+
+    /// Where files that cannot be used are put.
+    pub fn quarantine_dir(&self) -> &Path {
+        &self.quarantine
     }
 
     /// Reads everything. A file that cannot be read is moved aside and reported; an unfinished temporary file is removed.

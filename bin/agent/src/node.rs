@@ -19,7 +19,7 @@ use tombolo_core::types::{AttachmentKey, Nic, NicId, Reason};
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::journal::{Journal, Phase, Record};
+use crate::journal::{Journal, Notes, Phase, Record};
 use crate::kernels::Kernels;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
@@ -101,6 +101,7 @@ pub struct Node {
     pub config: Config,
     pub kernels: Arc<Kernels>,
     pub journal: Journal,
+    pub notes: Notes,
     pub pool: Pool,
     pub keys: Keys,
     pub metrics: Metrics,
@@ -124,6 +125,7 @@ impl Node {
         config: Config,
         kernels: Kernels,
         journal: Journal,
+        notes: Notes,
         doomed: mpsc::UnboundedSender<AttachmentKey>,
     ) -> Arc<Self> {
         let pool = Pool::start(spec::unknown_pool(config.max_pods), journal.clone());
@@ -131,6 +133,7 @@ impl Node {
             config,
             kernels: Arc::new(kernels),
             journal,
+            notes,
             pool,
             keys: Keys::default(),
             metrics: Metrics::new(),

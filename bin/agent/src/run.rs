@@ -12,11 +12,11 @@ use tracing::{error, info};
 
 use crate::config::{Config, Source};
 use crate::error::{Error, chain};
-use crate::journal::Journal;
+use crate::journal::{Journal, Notes};
 use crate::kernels::Kernels;
 use crate::node::Node;
 use crate::spec::{self, Plan};
-use crate::{cluster, http, reaper, restore, resync, rpc, standalone, watch};
+use crate::{cluster, http, notes, reaper, restore, resync, rpc, standalone, watch};
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -24,13 +24,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let events = Events::open().context("subscribe to kernel notifications")?;
     let kernels = Kernels::open().context("open kernel sockets")?;
     let journal = Journal::open(&config.run_dir).context("open the journal")?;
+    let notes = Notes::open(&config.socket, journal.quarantine_dir())
+        .context("open the directory of the plugin's notes")?;
     let _lock = lock(&config.run_dir)?;
     let (doomed, doomed_receiver) = mpsc::unbounded_channel();
-    let node = Node::new(config, kernels, journal, doomed);
+    let node = Node::new(config, kernels, journal, notes, doomed);
 
     recall(&node);
     restore::restore(&node).await.context("restore")?;
     tokio::spawn(reaper::run(Arc::clone(&node), doomed_receiver));
+    tokio::spawn(notes::run(Arc::clone(&node)));
     if let Source::File(path) = &node.config.source
         && let Err(error) = standalone::read(&node, path).await
     {

@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::inotify;
-use tokio::sync::mpsc::{self, error::TrySendError};
+use rustix::fs::inotify::WatchFlags;
 use tombolo_api::NetResourceSetSpec;
 use tracing::{error, info, warn};
 
 use crate::error::{Error, chain};
+use crate::inotify;
 use crate::node::Node;
 
 /// The file could not be used.
@@ -60,46 +60,20 @@ pub async fn read(node: &Arc<Node>, path: &Path) -> Result<(), FileError> {
 
 /// Follows the file as long as the node lives.
 pub async fn run(node: Arc<Node>, path: PathBuf) {
-    let mut changes = match watch(&path) {
+    // A file that is replaced by renaming is another file: the directory is what is watched.
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut changes = match inotify::watch(parent, WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO) {
         Ok(changes) => changes,
-        Err(error) => return error!(error = chain(&error), "the file's changes will not be seen"),
+        Err(error) => {
+            return error!(%error, path = %path.display(), "the file's changes will not be seen");
+        }
     };
     while changes.recv().await.is_some() {
         if let Err(error) = read(&node, &path).await {
             warn!(error = chain(&error), "the file changed and is not used");
         }
     }
-}
-
-/// Watches the directory (a file that is replaced by renaming is another file), on a thread of its own. One message may
-/// stand for many changes.
-fn watch(path: &Path) -> Result<mpsc::Receiver<()>, FileError> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let io = |source: std::io::Error| FileError::Io {
-        operation: "watch",
-        path: parent.to_owned(),
-        source,
-    };
-    let fd = inotify::init(inotify::CreateFlags::CLOEXEC).map_err(|errno| io(errno.into()))?;
-    let changes = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
-    inotify::add_watch(&fd, parent, changes).map_err(|errno| io(errno.into()))?;
-    let (sender, receiver) = mpsc::channel(1);
-    let listen = move || {
-        let mut buffer = [0_u8; 4096];
-        // What happened to which file does not matter: the one that counts is read again.
-        while rustix::io::read(&fd, &mut buffer).is_ok() {
-            if let Err(TrySendError::Closed(())) = sender.try_send(()) {
-                return;
-            }
-        }
-        error!("the file's changes are no longer seen");
-    };
-    std::thread::Builder::new()
-        .name("file-watch".to_owned())
-        .spawn(listen)
-        .map_err(io)?;
-    Ok(receiver)
 }

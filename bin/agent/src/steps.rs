@@ -6,6 +6,7 @@
 //! | `add` | journal: adding | create the link | configure both ends | journal: ready |
 //! | `del` | journal: draining | detach | | |
 //! | `reap` | delete links | pool: cooling noted | journal: gone | |
+//! | `note` | note of a DEL: gone | | | |
 
 use crate::config::CrashAt;
 

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use tombolo_core::datapath::conventions::{DOOMED_LINK_GROUP, POD_LINK_GROUP};
 use tombolo_core::datapath::diff::plan;
 use tombolo_core::datapath::{NodeState, Sysctl};
+use tombolo_core::types::DelNote;
 use tombolo_netlink::{Error as NetlinkError, Kernel, link, nft, sysctl};
 
 use crate::error::chain;
@@ -101,7 +102,7 @@ pub fn uninstall(run_dir: &Path) -> anyhow::Result<()> {
 
 /// Our files; the directory itself may be somebody's mount.
 fn forget(run_dir: &Path) -> anyhow::Result<()> {
-    for name in ["journal", "cooling", "quarantine"] {
+    for name in ["journal", "cooling", "quarantine", DelNote::DIRECTORY] {
         let path = run_dir.join(name);
         if path.symlink_metadata().is_ok() {
             std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;

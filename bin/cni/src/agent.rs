@@ -2,6 +2,7 @@
 //! the middle. All requests are idempotent by key, so a repeat is harmless.
 
 use std::error::Error;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,6 +41,32 @@ pub enum AgentError {
     EmptyAnswer,
     #[error("{}", .0.message)]
     Refused(Failure),
+}
+
+impl AgentError {
+    /// Whether there was no answer at all, which may be because there is no agent.
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Self::Away { .. } | Self::TimedOut { .. } => true,
+            Self::Call { source, .. } => broke(source),
+            Self::EmptyAnswer | Self::Refused(_) => false,
+        }
+    }
+
+    /// Whether it is certain that no agent runs.
+    pub fn nobody_listens(&self) -> bool {
+        let Self::Away {
+            source: ConnectError::Connect { source, .. },
+            ..
+        } = self
+        else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused
+        )
+    }
 }
 
 /// Where the agent listens and how long to wait.

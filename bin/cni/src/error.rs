@@ -25,6 +25,7 @@ use crate::config::ConfigError;
 use crate::env::EnvError;
 use crate::input::InputError;
 use crate::netns::NetnsError;
+use crate::note::NoteError;
 use crate::version::CniVersion;
 
 /// Why the plugin ends without success.
@@ -44,6 +45,12 @@ pub enum PluginError {
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
     Agent(#[from] AgentError),
+    #[error("{silence}, and no note could be left for it")]
+    Note {
+        silence: Box<AgentError>,
+        #[source]
+        source: NoteError,
+    },
 }
 
 impl PluginError {
@@ -62,7 +69,7 @@ impl PluginError {
             {
                 Reason::ProtocolMismatch.word()
             }
-            Self::Agent(_) => Reason::AgentUnavailable.word(),
+            Self::Agent(_) | Self::Note { .. } => Reason::AgentUnavailable.word(),
         }
     }
 
@@ -81,7 +88,8 @@ impl PluginError {
             Self::Config(ConfigError::Field { .. }) | Self::Key(_) => 7,
             Self::Netns(_) => 8,
             Self::Agent(AgentError::Refused(failure)) if failure.retryable => 11,
-            Self::Agent(AgentError::Away { .. } | AgentError::TimedOut { .. }) => 11,
+            Self::Agent(AgentError::Away { .. } | AgentError::TimedOut { .. })
+            | Self::Note { .. } => 11,
             Self::Agent(_) => match self.reason() {
                 "AgentUnavailable" => 11,
                 "InvalidConfig" => 7,

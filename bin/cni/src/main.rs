@@ -1,6 +1,7 @@
 //! tombolo-cni: the CNI plugin. It checks what the runtime says, asks the agent, and puts the answer into CNI's words.
 //! It decides nothing, keeps nothing, and starts no process: killed at any point, it leaves only what the agent will
-//! undo when it sees the connection end.
+//! undo when it sees the connection end. Where no agent answers, ADD fails with code 11 within its bound, and DEL leaves
+//! a note ([`note`]) and succeeds.
 
 mod agent;
 mod config;
@@ -8,6 +9,7 @@ mod env;
 mod error;
 mod input;
 mod netns;
+mod note;
 mod result;
 mod version;
 
@@ -20,11 +22,12 @@ use serde_json::Value;
 use tombolo_core::types::AttachmentKey;
 use tombolo_rpc::{AddRequest, CheckRequest, DelRequest, Key, PROTOCOL, Pod};
 
-use agent::Patience;
+use agent::{AgentError, Patience};
 use config::NetConf;
 use env::{Command, EnvError, Invocation};
 use error::PluginError;
 use netns::{Netns, NetnsError};
+use note::Left;
 use result::Earlier;
 use version::CniVersion;
 
@@ -34,7 +37,7 @@ const VERSION_STDIN: Duration = Duration::from_millis(20);
 const STDIN: Duration = Duration::from_secs(10);
 /// How long ADD waits for an agent that is being restarted or upgraded.
 const CONNECT_ADD: Duration = Duration::from_secs(10);
-/// DEL and CHECK are repeated by the runtime anyway: they only bridge a quick restart.
+/// DEL leaves a note, and CHECK is repeated by the runtime: they only bridge a quick restart.
 const CONNECT_OTHER: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -93,7 +96,7 @@ fn add(invocation: &Invocation, conf: NetConf) -> Result<Value, PluginError> {
         netns: path,
         ..
     } = invocation;
-    let key = key(invocation, &conf)?;
+    let key = rpc_key(key(invocation, &conf)?);
     let pod = invocation.pod()?;
     let patience = patience(&conf, CONNECT_ADD);
     let earlier = Earlier::parse(conf.prev_result, ifname, path)?;
@@ -119,10 +122,30 @@ fn del(invocation: &Invocation, conf: &NetConf) -> Result<(), PluginError> {
     let netns = netns_of_del(invocation)?;
     let request = DelRequest {
         protocol: PROTOCOL,
-        key: Some(key),
+        key: Some(rpc_key(key.clone())),
         netns: netns.as_ref().map(Netns::reference),
     };
-    block_on(agent::del(&patience(conf, CONNECT_OTHER), request))??;
+    match block_on(agent::del(&patience(conf, CONNECT_OTHER), request))? {
+        Err(silence) if silence.is_silence() => leave_note(conf, key, silence),
+        outcome => Ok(outcome?),
+    }
+}
+
+/// DEL without an agent.
+fn leave_note(conf: &NetConf, key: AttachmentKey, silence: AgentError) -> Result<(), PluginError> {
+    match note::leave(&conf.agent_socket, key) {
+        Ok(Left::Note) => eprintln!("tombolo-cni: {silence}: left a note for it"),
+        Ok(Left::NoDirectory) if silence.nobody_listens() => {
+            eprintln!("tombolo-cni: {silence}, and none was ever here: nothing to detach");
+        }
+        Ok(Left::NoDirectory) => return Err(silence.into()),
+        Err(source) => {
+            return Err(PluginError::Note {
+                silence: Box::new(silence),
+                source,
+            });
+        }
+    }
     Ok(())
 }
 
@@ -132,7 +155,7 @@ fn check(invocation: &Invocation, conf: NetConf) -> Result<(), PluginError> {
         netns: path,
         ..
     } = invocation;
-    let key = key(invocation, &conf)?;
+    let key = rpc_key(key(invocation, &conf)?);
     let prev = conf.prev_result.as_ref();
     let addresses = prev.map_or(Ok(Vec::new()), |prev| {
         result::addresses_of(prev, ifname, path)
@@ -163,24 +186,33 @@ fn netns_of_del(invocation: &Invocation) -> Result<Option<Netns>, PluginError> {
     }
 }
 
-fn key(invocation: &Invocation, conf: &NetConf) -> Result<Key, PluginError> {
+fn key(invocation: &Invocation, conf: &NetConf) -> Result<AttachmentKey, PluginError> {
+    let Invocation {
+        container_id,
+        ifname,
+        ..
+    } = invocation;
+    Ok(AttachmentKey::new(&conf.name, container_id, ifname)?)
+}
+
+fn rpc_key(key: AttachmentKey) -> Key {
     let AttachmentKey {
         network,
         container_id,
         ifname,
-    } = AttachmentKey::new(&conf.name, &invocation.container_id, &invocation.ifname)?;
-    Ok(Key {
+    } = key;
+    Key {
         network,
         container_id,
         ifname,
-    })
+    }
 }
 
 fn patience(conf: &NetConf, connect: Duration) -> Patience {
     Patience {
         socket: conf.agent_socket.clone(),
         overall: conf.timeout,
-        connect,
+        connect: connect.min(conf.timeout),
     }
 }
 

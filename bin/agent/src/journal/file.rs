@@ -42,11 +42,22 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// Another version of the agent wrote it.
-    #[error("{} has version {found}, this agent reads {VERSION}", path.display())]
-    Version { path: PathBuf, found: u64 },
+    #[error("{} has version {found}, this agent reads {wanted}", path.display())]
+    Version {
+        path: PathBuf,
+        found: u64,
+        wanted: u32,
+    },
     /// The file is named after another attachment than the one it holds.
     #[error("{} holds attachment {key}, which has another file name", path.display())]
     Misnamed { path: PathBuf, key: String },
+}
+
+impl Error {
+    /// Whether the file is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// The version beside the members of `T`.
@@ -101,6 +112,11 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// Reads a file that this build can read.
 pub fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    read_version(path, VERSION)
+}
+
+/// Reads a file of this version.
+pub fn read_version<T: DeserializeOwned>(path: &Path, wanted: u32) -> Result<T, Error> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
@@ -126,9 +142,10 @@ pub fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     };
     let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(garbage)?;
     match value.get("version").and_then(serde_json::Value::as_u64) {
-        Some(version) if version != u64::from(VERSION) => Err(Error::Version {
+        Some(version) if version != u64::from(wanted) => Err(Error::Version {
             path: path.to_owned(),
             found: version,
+            wanted,
         }),
         None => Err(garbage(serde::de::Error::missing_field("version"))),
         Some(_) => T::deserialize(value).map_err(garbage),

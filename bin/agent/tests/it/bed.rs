@@ -370,6 +370,11 @@ impl Pod {
         }
     }
 
+    /// As files hold it.
+    pub fn key_json(&self) -> Value {
+        json!({"network": "tombolo", "container_id": self.id, "ifname": "eth0"})
+    }
+
     /// The same namespace under another container id.
     pub fn under(&self, id: &str) -> Self {
         Self {

@@ -5,5 +5,6 @@
 
 mod bed;
 mod lifecycle;
+mod notes;
 mod recovery;
 mod repair;

@@ -7,5 +7,6 @@
 mod bad_input;
 mod fake_agent;
 mod faults;
+mod notes;
 mod plugin;
 mod protocol;
