@@ -72,6 +72,10 @@ impl Error {
             Self::MissingField { .. } | Self::Key(_) => Reason::InvalidConfig,
             Self::Netns { .. } => Reason::NetnsMismatch,
             Self::InterfaceExists { .. } => Reason::InterfaceExists,
+            Self::Kernel {
+                source: netlink::Error::Diverted { .. },
+                ..
+            } => Reason::ForeignConflict,
             Self::Kernel { .. } | Self::Task(_) => Reason::KernelError,
             Self::Journal(_) => Reason::JournalError,
             Self::Spec(invalid) => invalid.reason(),

@@ -24,6 +24,7 @@ use crate::kernels::Kernels;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use crate::scrub::Clean;
 use crate::spec::{self, Plan};
 
 /// What the last comparison left in place.
@@ -103,6 +104,7 @@ pub struct Node {
     pub journal: Journal,
     pub notes: Notes,
     pub pool: Pool,
+    pub clean: Clean,
     pub keys: Keys,
     pub metrics: Metrics,
     /// Wiring reads, repair writes: a comparison that changes something never meets a half-made pod.
@@ -135,6 +137,7 @@ impl Node {
             journal,
             notes,
             pool,
+            clean: Clean::default(),
             keys: Keys::default(),
             metrics: Metrics::new(),
             gate: RwLock::new(()),

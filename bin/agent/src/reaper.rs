@@ -1,6 +1,13 @@
 //! What follows a DEL, in the background: doomed links are deleted in batches (each deletion costs grace periods, a batch
-//! costs one), connections of the addresses are forgotten, the links' absence is verified, and only then do the addresses
-//! begin to cool.
+//! costs one), connections of the addresses are forgotten, and only what was looked at again and found gone lets the
+//! addresses begin to cool:
+//!
+//! | what | how its absence is known |
+//! |---|---|
+//! | links; with them their routes, neighbours, and what was queued on them | a list of all links, afterwards |
+//! | source elements | a list of all elements, afterwards |
+//! | sockets of the node's own processes towards the address | closed, where the kernel can |
+//! | connections, translated ones included | deleted until a look at all of them finds none; no new one can come: nobody sends from the address any more, and packets for it meet its `unreachable` route |
 //!
 //! Cancel safety: a batch that the end of the agent interrupts is found in the journal at the next start.
 
@@ -11,8 +18,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tombolo_core::types::AttachmentKey;
-use tombolo_netlink::{Error as NetlinkError, Kernel, conntrack, wire};
-use tracing::{debug, error, warn};
+use tombolo_netlink::{Error as NetlinkError, Kernel, Socket, conntrack, nft, sockets, wire};
+use tracing::{debug, error, info, warn};
 
 use crate::error::Error;
 use crate::journal::{Phase, Record};
@@ -21,6 +28,8 @@ use crate::steps::Steps;
 
 /// Links deleted at once.
 const BATCH: usize = 128;
+/// How often connections are looked at until none is left; then there is a pause.
+const LOOKS: usize = 4;
 /// Pause after a failure, doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -42,7 +51,7 @@ pub async fn run(node: Arc<Node>, mut doomed: mpsc::UnboundedReceiver<Attachment
                 continue;
             }
             Ok(left) => {
-                warn!(links = left.len(), "pod links are still there");
+                warn!(attachments = left.len(), "not all of them is gone");
                 batch = left;
             }
             Err(error) => {
@@ -67,22 +76,24 @@ async fn reap(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<Attachmen
         .collect();
     let unknown = records.len() < batch.len();
     let targets = records.clone();
+    let held = node.plan.borrow().as_ref().map(|plan| plan.held());
+    let held = held.unwrap_or_default();
     let crash_at = node.config.crash_at.clone();
     let first = batch.first().map(ToString::to_string).unwrap_or_default();
     let reaped = node.kernels.run(move |kernel| {
         let mut steps = Steps::new("reap", crash_at.as_ref());
-        let present = steps.run(|| delete_links(kernel, &targets));
-        (present, steps.done())
+        let left = steps.run(|| remove(kernel, &targets, &held));
+        (left, steps.done())
     });
-    let (present, done) = reaped.await?;
-    let present = present.map_err(|source| Error::Kernel {
+    let (left, done) = reaped.await?;
+    let left = left.map_err(|source| Error::Kernel {
         operation: "delete pod links",
         key: first,
         source,
     })?;
     let (left, gone): (Vec<Record>, Vec<Record>) = records
         .into_iter()
-        .partition(|record| present.contains(&record.key.host_ifname().0));
+        .partition(|record| left.contains(&record.key));
     for record in gone {
         let mut steps = Steps::resume("reap", done, node.config.crash_at.as_ref());
         steps.begin();
@@ -103,39 +114,117 @@ async fn reap(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<Attachmen
     Ok(left.into_iter().map(|record| record.key).collect())
 }
 
-/// Deletes what is doomed, and detaches again what is not (an earlier attempt failed). Returns the names of the pod links
-/// that are there afterwards.
-fn delete_links(kernel: &mut Kernel, records: &[Record]) -> Result<BTreeSet<String>, NetlinkError> {
-    wire::reap_doomed(kernel)?;
-    let ips = records.iter().flat_map(addresses).collect();
-    conntrack::delete_addresses(&mut kernel.netfilter, &ips)?;
-    let names = |kernel: &mut Kernel| -> Result<BTreeSet<String>, NetlinkError> {
-        Ok(wire::pod_links(kernel)?
-            .into_iter()
-            .map(|link| link.name)
-            .collect())
-    };
-    let present = names(kernel)?;
-    let left: Vec<&Record> = records
-        .iter()
-        .filter(|record| present.contains(&record.key.host_ifname().0))
-        .collect();
-    if left.is_empty() {
-        return Ok(present);
+/// For addresses whose link went without us: what else there is of them.
+pub async fn forget(node: &Arc<Node>, addresses: &[IpAddr]) -> Result<(), Error> {
+    let ips: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+    let forgotten = node.kernels.run(move |kernel| {
+        close_sockets(&ips);
+        forget_connections(kernel, &ips)
+    });
+    let named = forgotten.await?.map_err(|source| Error::Kernel {
+        operation: "forget connections",
+        key: "an unknown pod link".to_owned(),
+        source,
+    })?;
+    if !named.is_empty() {
+        warn!(?named, "connections still name addresses that rest now");
     }
-    for record in left {
-        wire::detach_pod(
-            kernel,
-            None,
-            &record.key,
-            record.host_ifindex,
-            &addresses(record),
-        )?;
-    }
-    wire::reap_doomed(kernel)?;
-    names(kernel)
+    Ok(())
 }
 
-fn addresses(record: &Record) -> Vec<IpAddr> {
-    record.addresses.iter().map(|address| address.ip).collect()
+/// Removes what is left of these attachments; those of which something is still there afterwards.
+fn remove(
+    kernel: &mut Kernel,
+    records: &[Record],
+    held: &BTreeSet<IpAddr>,
+) -> Result<BTreeSet<AttachmentKey>, NetlinkError> {
+    let host_end = |record: &Record| record.key.host_ifname().0;
+    wire::reap_doomed(kernel)?;
+    let mut present = link_names(kernel)?;
+    let left = |present: &BTreeSet<String>, record: &&Record| present.contains(&host_end(record));
+    if records.iter().any(|record| left(&present, &record)) {
+        // An earlier attempt failed.
+        for record in records.iter().filter(|record| left(&present, record)) {
+            let ips: Vec<IpAddr> = addresses(record).collect();
+            wire::detach_pod(kernel, None, &record.key, record.host_ifindex, &ips)?;
+        }
+        wire::reap_doomed(kernel)?;
+        present = link_names(kernel)?;
+    }
+    let gone: Vec<&Record> = records
+        .iter()
+        .filter(|record| !left(&present, record))
+        .collect();
+    forget_sources(kernel, &gone)?;
+    let ips: BTreeSet<IpAddr> = gone.iter().flat_map(|record| addresses(record)).collect();
+    close_sockets(&ips);
+    let mut named = forget_connections(kernel, &ips)?;
+    // To one that the cloud took from us, packets may go: it can be another node's by now.
+    named.retain(|ip| held.contains(ip));
+    let is_left = |record: &&Record| {
+        left(&present, record) || addresses(record).any(|ip| named.contains(&ip))
+    };
+    let left = records.iter().filter(is_left);
+    Ok(left.map(|record| record.key.clone()).collect())
+}
+
+fn link_names(kernel: &mut Kernel) -> Result<BTreeSet<String>, NetlinkError> {
+    let links = wire::pod_links(kernel)?;
+    Ok(links.into_iter().map(|link| link.name).collect())
+}
+
+/// DEL removed the elements; this holds where it could not.
+fn forget_sources(kernel: &mut Kernel, gone: &[&Record]) -> Result<(), NetlinkError> {
+    let Some(nat) = nft::observe(&mut kernel.netfilter)? else {
+        // No table of ours, no elements; the comparison makes it anew.
+        return Ok(());
+    };
+    let elements = gone.iter().flat_map(|record| {
+        let of = |ifindex| addresses(record).map(move |ip| (ifindex, ip, 0));
+        record.host_ifindex.into_iter().flat_map(of)
+    });
+    let left: Vec<nft::Source> = elements
+        .filter(|(ifindex, ip, _)| match ip {
+            IpAddr::V4(ip) => nat.pods4.contains_key(&(*ifindex, *ip)),
+            IpAddr::V6(ip) => nat.pods6.contains_key(&(*ifindex, *ip)),
+        })
+        .collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    warn!(elements = left.len(), "source elements were still there");
+    nft::del_sources(&mut kernel.netfilter, &left)
+}
+
+/// Connections of the node's own processes to the pods that are gone. They do harm to nobody but their owners, so that a
+/// kernel that cannot close them keeps no address from its rest.
+fn close_sockets(ips: &BTreeSet<IpAddr>) {
+    match Socket::sock_diag().and_then(|mut socket| sockets::close_to(&mut socket, ips)) {
+        Ok(0) => {}
+        Ok(closed) => info!(
+            closed,
+            "closed the node's own connections to pods that are gone"
+        ),
+        Err(error) => warn!(%error, "the node's own connections to pods that are gone stay"),
+    }
+}
+
+/// The addresses of which there still were some at the last look.
+fn forget_connections(
+    kernel: &mut Kernel,
+    ips: &BTreeSet<IpAddr>,
+) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let mut named = BTreeSet::new();
+    for _ in 0..LOOKS {
+        let deleted = conntrack::delete_addresses(&mut kernel.netfilter, ips)?;
+        named = deleted.into_iter().collect();
+        if named.is_empty() {
+            break;
+        }
+    }
+    Ok(named)
+}
+
+fn addresses(record: &Record) -> impl Iterator<Item = IpAddr> {
+    record.addresses.iter().map(|address| address.ip)
 }

@@ -20,9 +20,10 @@ use tombolo_core::datapath::{Endpoint, NodeInput, NodeState, RouteKind, desired}
 use tombolo_core::ipam::{Input, NicSupply};
 use tombolo_core::types::{Nic, Reason};
 use tombolo_netlink::link::{self, Link};
-use tombolo_netlink::{Error as NetlinkError, Kernel, Observation};
-use tracing::{error, info, warn};
+use tombolo_netlink::{Error as NetlinkError, Kernel, Observation, Request, rule};
+use tracing::{debug, error, info, warn};
 
+use crate::conflicts;
 use crate::detach;
 use crate::error::Error;
 use crate::join::{Joined, join};
@@ -30,6 +31,8 @@ use crate::journal::{Phase, Record};
 use crate::node::{Node, Orphan, Problem, Wired};
 use crate::originals;
 use crate::pod_mtu;
+use crate::reaper;
+use crate::scrub;
 use crate::spec::Plan;
 
 /// Runs until the node is gone. The caller made the first pass.
@@ -77,6 +80,8 @@ struct Found {
     ops: Vec<Op>,
     /// NICs that do not yet carry our alias.
     aliases: Vec<(u32, String)>,
+    /// Rules that carry our mark and that no build of today writes.
+    leftovers: Vec<Request>,
     /// Ready attachments whose link is gone.
     lost: Vec<Record>,
     /// Orphans whose link is gone.
@@ -85,7 +90,7 @@ struct Found {
 
 impl Found {
     const fn is_settled(&self) -> bool {
-        self.ops.is_empty() && self.aliases.is_empty()
+        self.ops.is_empty() && self.aliases.is_empty() && self.leftovers.is_empty()
     }
 }
 
@@ -111,7 +116,7 @@ async fn look(node: &Arc<Node>, plan: &Arc<Plan>) -> Result<Found, Error> {
 fn compare(
     kernel: &mut Kernel,
     plan: &Plan,
-    joined: Joined,
+    mut joined: Joined,
     records: &[Record],
     orphans: &BTreeMap<u32, Orphan>,
 ) -> Result<Found, NetlinkError> {
@@ -127,6 +132,7 @@ fn compare(
             .iter()
             .filter_map(|record| endpoint(record, &wired))
             .collect(),
+        addresses: plan.held(),
         vpc_cidrs: plan.untranslated.clone(),
         snat: plan.snat,
     };
@@ -138,6 +144,11 @@ fn compare(
         .collect();
     let nics: BTreeSet<u32> = joined.nics.iter().map(|nic| nic.ifindex).collect();
     let observed = kernel.observe_node(&sysctls, &nics)?;
+    joined.problems.extend(conflicts::find(
+        &observed.foreign_rules,
+        &observed.foreign_routes,
+        &input.addresses,
+    ));
     let present = |ifindex: u32| observed.links.iter().any(|link| link.index == ifindex);
     let lost: Vec<Record> = records
         .iter()
@@ -153,9 +164,11 @@ fn compare(
         .copied()
         .filter(|ifindex| !present(*ifindex))
         .collect();
+    let leftovers = observed.foreign_rules.iter().filter_map(rule::del_leftover);
     Ok(Found {
         ops,
         aliases,
+        leftovers: leftovers.collect(),
         lost,
         departed,
         joined,
@@ -273,6 +286,16 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
                 });
             }
         }
+        for leftover in &found.leftovers {
+            info!(?leftover, "removed");
+            if let Err(source) = kernel.route.request(leftover.clone()) {
+                failures.push(Error::Kernel {
+                    operation: "repair",
+                    key: "rule".to_owned(),
+                    source,
+                });
+            }
+        }
         for (index, alias) in &found.aliases {
             if let Err(source) = kernel.route.request(link::set_alias(*index, alias)) {
                 failures.push(Error::Kernel {
@@ -287,7 +310,13 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
     let (mut found, failures) = applied.await?;
     for op in &found.ops {
         node.metrics.repaired(kind(op));
-        info!(kind = kind(op), ?op, "changed");
+        if matches!(op, Op::AddRoute(route) | Op::DelRoute(route) if route.kind == RouteKind::Unreachable)
+        {
+            // One an address, whenever the cloud gives or takes some.
+            debug!(?op, "changed");
+        } else {
+            info!(kind = kind(op), ?op, "changed");
+        }
     }
     for error in failures {
         error!(error = error.chain(), reason = %error.reason(), "repair");
@@ -317,11 +346,20 @@ const fn kind(op: &Op) -> &'static str {
 /// Tells all others what is in place now.
 async fn finish(node: &Arc<Node>, plan: Arc<Plan>, found: Found) -> Result<(), Error> {
     let Found {
-        joined,
+        mut joined,
         lost,
         departed,
         ..
     } = found;
+    if let Err(error) = scrub::scrub(node, &plan).await {
+        error!(error = error.chain(), reason = %error.reason(), "earlier owners' connections");
+        node.metrics.failed("scrub", error.reason());
+        joined.problems.push(Problem {
+            reason: error.reason(),
+            message: error.chain(),
+            serving: false,
+        });
+    }
     let usable: BTreeSet<u16> = joined
         .nics
         .iter()
@@ -359,6 +397,10 @@ async fn finish(node: &Arc<Node>, plan: Arc<Plan>, found: Found) -> Result<(), E
         node.look_again_soon();
     }
     for ifindex in departed {
+        let Some(orphan) = node.orphans().remove(&ifindex) else {
+            continue;
+        };
+        reaper::forget(node, &orphan.addresses).await?;
         if let Some(orphan) = node.drop_orphan(ifindex) {
             info!(orphan.ifname, "an unknown pod link is gone");
             node.pool.release(&orphan.key).await?;

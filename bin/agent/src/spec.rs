@@ -134,6 +134,17 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Addresses that are this node's as long as this specification stands: one that is marked for release may be
+    /// another's as soon as we agreed.
+    pub fn held(&self) -> BTreeSet<IpAddr> {
+        let all = self.nics.iter().flat_map(|nic| &nic.addresses);
+        all.filter(|ip| !self.release.contains(ip))
+            .copied()
+            .collect()
+    }
+}
+
 /// Settings of the pool before anything is known of the node: it has no addresses anyway.
 pub const fn unknown_pool(max_pods: u32) -> PoolConfig {
     PoolConfig {

@@ -9,7 +9,7 @@ use tombolo_core::datapath::conventions::{DOOMED_LINK_GROUP, POD_LINK_GROUP};
 use tombolo_core::datapath::diff::plan;
 use tombolo_core::datapath::{NodeState, Sysctl};
 use tombolo_core::types::DelNote;
-use tombolo_netlink::{Error as NetlinkError, Kernel, link, nft, sysctl};
+use tombolo_netlink::{Error as NetlinkError, Kernel, link, nft, rule, sysctl};
 
 use crate::error::chain;
 use crate::originals;
@@ -61,6 +61,9 @@ pub fn uninstall(run_dir: &Path) -> anyhow::Result<()> {
     nothing.links = observed.state.links.clone();
     for op in plan(&nothing, &observed.state, true) {
         note("remove", kernel.apply(&op));
+    }
+    for leftover in observed.foreign_rules.iter().filter_map(rule::del_leftover) {
+        note("remove", kernel.route.request(leftover));
     }
     note("remove nft tables", nft::remove(&mut kernel.netfilter));
     for index in nics {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tombolo_core::datapath::conventions::{PRIORITY_END, PRIORITY_TO_POD, PROTOCOL, is_our_table};
+use tombolo_core::datapath::conventions::{PRIORITY_END, PROTOCOL, is_our_table};
 use tombolo_core::types::HostIfName;
 use tombolo_netlink::events::{Changed, Event, Events};
 use tracing::{debug, warn};
@@ -73,8 +73,13 @@ fn concerns_us(node: &Node, event: &Event) -> bool {
         } => *protocol == PROTOCOL || is_our_table(*table),
         Changed::Rules {
             priority, protocol, ..
-        } => *protocol == PROTOCOL || (PRIORITY_TO_POD..=PRIORITY_END).contains(priority),
-        Changed::Neighbours { ifindex, .. } => node.is_ready_link(*ifindex),
+        } => *protocol == PROTOCOL || (1..=PRIORITY_END).contains(priority),
+        // One that carries our mark and that we did not add is garbage.
+        Changed::Neighbours {
+            ifindex,
+            ours,
+            gone,
+        } => node.is_ready_link(*ifindex) || *ours && !*gone,
         // A kind of event that a newer edge reports.
         _ => true,
     }

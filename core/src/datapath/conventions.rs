@@ -28,8 +28,13 @@ pub const NIC_TABLE_BASE: u32 = 1000;
 /// The kernel's main table.
 pub const MAIN_TABLE: u32 = 254;
 
-/// Metric of all our routes. IPv6 turns 0 into this one; giving it in both families makes dumps compare.
+/// Metric of all our routes but those of the next line. IPv6 turns 0 into this one; giving it in both families makes dumps
+/// compare.
 pub const ROUTE_METRIC: u32 = 1024;
+/// Metric of the `unreachable` route that every pod address of this node has in [`POD_TABLE`], whether a pod has the
+/// address or not. A pod's own route is better, so that ADD and DEL need not touch this one; without a pod, it keeps
+/// packets for the address from being sent back to where they came from.
+pub const NO_POD_METRIC: u32 = 2048;
 
 /// Lookup of [`POD_TABLE`].
 pub const PRIORITY_TO_POD: u32 = 512;

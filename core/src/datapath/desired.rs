@@ -3,6 +3,7 @@
 //! ```text
 //!   NIC       ── addresses, own table's default route, rules 1000 1024 1536 1537, blackhole 1800 of its subnet
 //!   endpoint  ── routes in the pod table, neighbours, source elements
+//!   address   ── an unreachable route in the pod table, under that of the pod that has it, if one has
 //!   node      ── rules 512 1600 1700 2000, translation, forwarding
 //! ```
 //! Families are those of the profile and those that pods still have: a profile that drops a family does not take the
@@ -14,8 +15,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::conventions::{
-    MAIN_TABLE, MARK_MAGIC, MARK_MAGIC_MASK, MARK_MASK, POD_LINK_GROUP, POD_TABLE, PRIORITY_END,
-    PRIORITY_FROM_NIC, PRIORITY_LOCAL, PRIORITY_MARK_MISS, PRIORITY_MARK_NIC,
+    MAIN_TABLE, MARK_MAGIC, MARK_MAGIC_MASK, MARK_MASK, NO_POD_METRIC, POD_LINK_GROUP, POD_TABLE,
+    PRIORITY_END, PRIORITY_FROM_NIC, PRIORITY_LOCAL, PRIORITY_MARK_MISS, PRIORITY_MARK_NIC,
     PRIORITY_MARK_PRIMARY, PRIORITY_NIC_SOURCE, PRIORITY_TO_POD, PRIORITY_UNMARKED_POD,
     ROUTE_METRIC, nic_mark, nic_table,
 };
@@ -60,6 +61,8 @@ pub fn node(input: &NodeInput) -> NodeState {
             },
         );
     }
+    let without_pod = input.addresses.iter().copied().map(unreachable);
+    state.routes.extend(without_pod);
     for each in &input.endpoints {
         let slice = endpoint(each, &input.nics);
         state.links.insert(
@@ -130,6 +133,16 @@ pub fn endpoint(endpoint: &Endpoint, nics: &[Nic]) -> EndpointState {
             .collect(),
         pod_addresses,
         pod_families,
+    }
+}
+
+/// What an address leads to as long as no pod has it.
+fn unreachable(ip: IpAddr) -> Route {
+    Route {
+        table: POD_TABLE,
+        dst: host_net(ip),
+        kind: RouteKind::Unreachable,
+        metric: NO_POD_METRIC,
     }
 }
 

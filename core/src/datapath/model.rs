@@ -17,6 +17,9 @@ pub struct NodeInput {
     pub nics: Vec<Nic>,
     /// Pods on this node.
     pub endpoints: Vec<Endpoint>,
+    /// The node's addresses for pods, whether pods have them or not; without those that it may be giving back, which can
+    /// be another node's by now.
+    pub addresses: BTreeSet<IpAddr>,
     /// Ranges of the VPC and of what it reaches without translation. IPv4 traffic to elsewhere leaves by the primary
     /// NIC with its address.
     pub vpc_cidrs: Vec<IpNet>,

@@ -112,6 +112,8 @@ pub mod rta {
     pub const SCOPE_LINK: u8 = 253;
     pub const SCOPE_HOST: u8 = 254;
     pub const F_ONLINK: u32 = 4;
+    /// On a question: answer with the table that the route is in.
+    pub const F_LOOKUP_TABLE: u32 = 0x1000;
     /// Routes of this table are the kernel's own.
     pub const TABLE_LOCAL: u32 = 255;
     /// A route cache entry or an exception, not a route.
@@ -121,6 +123,7 @@ pub mod rta {
 /// Policy rules.
 pub mod fra {
     pub const HEADER: usize = 12;
+    pub const DST: u16 = 1;
     pub const SRC: u16 = 2;
     pub const IIFNAME: u16 = 3;
     pub const GOTO: u16 = 4;
@@ -148,6 +151,23 @@ pub mod nda {
     pub const LLADDR: u16 = 2;
     pub const PROTOCOL: u16 = 12;
     pub const PERMANENT: u16 = 0x80;
+}
+
+/// Sockets (`linux/inet_diag.h`, `linux/sock_diag.h`).
+pub mod diag {
+    pub const BY_FAMILY: u16 = 20;
+    pub const DESTROY: u16 = 21;
+    /// `struct inet_diag_req_v2`: family, protocol, two bytes, states, id.
+    pub const REQUEST: usize = 8 + ID_LENGTH;
+    /// Where `struct inet_diag_sockid` lies in an answer.
+    pub const ID: usize = 4;
+    pub const ID_LENGTH: usize = 48;
+    /// Where the far address lies in an id: after two ports and the near address.
+    pub const TO: usize = 20;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    /// Bits of all TCP states but CLOSE (7) and LISTEN (10). A connected UDP socket is ESTABLISHED (1).
+    pub const CONNECTED: u32 = 0x1fff & !(1 << 7) & !(1 << 10);
 }
 
 /// Multicast groups of rtnetlink.

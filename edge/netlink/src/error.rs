@@ -74,6 +74,14 @@ pub enum Error {
         /// Its name or index.
         name: String,
     },
+    /// The pod's link and route are there, and the kernel sends its packets elsewhere all the same.
+    #[error("packets for {ip} do not reach its link: {way}")]
+    Diverted {
+        /// The pod's address.
+        ip: std::net::IpAddr,
+        /// What the kernel does with them.
+        way: String,
+    },
     /// The kernel did not finish in the background what lets packets pass.
     #[error("{what} did not appear within {millis} ms")]
     NotReady {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{Protocol, RecvFlags, sockopt};
+use tombolo_core::datapath::conventions::PROTOCOL;
 use tombolo_core::types::Family;
 
 use crate::abi::{group, nda, rtm};
@@ -76,6 +77,8 @@ pub enum Changed {
     Neighbours {
         /// Link index.
         ifindex: u32,
+        /// Whether it carries our protocol number.
+        ours: bool,
         /// Whether it was removed.
         gone: bool,
     },
@@ -248,17 +251,21 @@ fn decode(reply: &Reply<'_>) -> Option<Changed> {
                 gone: reply.kind == rtm::DELRULE,
             }
         }
-        rtm::DELNEIGH => Changed::Neighbours {
-            ifindex: u32_at(reply.payload, 4)?,
-            gone: true,
-        },
-        rtm::NEWNEIGH if u16_at(reply.payload, 8)? & nda::PERMANENT != 0 => Changed::Neighbours {
-            ifindex: u32_at(reply.payload, 4)?,
-            gone: false,
-        },
+        rtm::DELNEIGH => neighbours(reply, true)?,
+        rtm::NEWNEIGH if u16_at(reply.payload, 8)? & nda::PERMANENT != 0 => {
+            neighbours(reply, false)?
+        }
         _ => Changed::Nft {
             gone: nft::summary(reply)?,
         },
+    })
+}
+
+fn neighbours(reply: &Reply<'_>, gone: bool) -> Option<Changed> {
+    Some(Changed::Neighbours {
+        ifindex: u32_at(reply.payload, 4)?,
+        ours: reply.attributes(nda::HEADER).value(nda::PROTOCOL) == Some(&[PROTOCOL]),
+        gone,
     })
 }
 

@@ -6,7 +6,7 @@
 //!   wire      one pod: create, configure, check, detach         ┐ what the agent calls
 //!   kernel    one namespace: observe_node, apply(Op)            ┘
 //!   ───────────────────────────────────────────────────────────
-//!   link addr route rule neigh  nft conntrack  sysctl  events     one kernel object each
+//!   link addr route rule neigh  nft conntrack  sockets sysctl events   one kernel object each
 //!   socket, message             requests, dumps, batches          bytes on a netlink socket
 //!   netns                       which namespace all of that is in
 //! ```
@@ -31,6 +31,7 @@ pub mod nft;
 pub mod route;
 pub mod rule;
 mod socket;
+pub mod sockets;
 pub mod sysctl;
 pub mod wire;
 

@@ -156,6 +156,65 @@ pub fn list(socket: &mut Socket) -> Result<Routes, Error> {
     Ok(routes)
 }
 
+/// The way that a packet of the node's own to this address would take now, whoever's rules and routes say so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Table in which the route was found.
+    pub table: u32,
+    /// Kernel route type (1 unicast, 2 local …).
+    pub kind: u8,
+    /// Outgoing link.
+    pub ifindex: Option<u32>,
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            table,
+            kind,
+            ifindex,
+        } = self;
+        let link = ifindex.map_or_else(String::new, |ifindex| format!(" by link {ifindex}"));
+        if *kind == rta::LOCAL {
+            write!(f, "it is an address of the node itself (table {table})")
+        } else {
+            write!(f, "table {table} leads it{link} (route type {kind})")
+        }
+    }
+}
+
+/// Asks the kernel where it would send a packet for this address.
+///
+/// # Errors
+/// [`Error::Refused`] where there is no way (`EHOSTUNREACH`, `ENETUNREACH`); [`Error::System`].
+pub fn way(socket: &mut Socket, ip: IpAddr) -> Result<Way, Error> {
+    let family = Family::of(ip);
+    let mut header = [0; rta::HEADER];
+    header[..2].copy_from_slice(&[family_number(family), family.host_prefix()]);
+    if family == Family::V4 {
+        // IPv6 tells the table anyway, and does not take the flag.
+        header[8..12].copy_from_slice(&rta::F_LOOKUP_TABLE.to_ne_bytes());
+    }
+    let mut request = Request::new("find the way to", ip.to_string(), rtm::GETROUTE, 0, &header);
+    request.body.put_ip(rta::DST, ip);
+    let silent = request.malformed("there is no answer");
+    let mut way = None;
+    socket.ask(request, |reply| {
+        let attributes = reply.attributes(rta::HEADER);
+        let number = |kind| attributes.value(kind).and_then(u32_of);
+        if let (rtm::NEWROUTE, [_, _, _, _, low_table, _, _, kind, ..]) =
+            (reply.kind, reply.payload)
+        {
+            way = Some(Way {
+                table: number(rta::TABLE).unwrap_or(u32::from(*low_table)),
+                kind: *kind,
+                ifindex: number(rta::OIF),
+            });
+        }
+    })?;
+    way.ok_or(silent)
+}
+
 /// Ours, or another's.
 fn decode(reply: &Reply<'_>) -> Option<Result<Route, ForeignRoute>> {
     let [

@@ -19,6 +19,8 @@ pub struct ForeignRule {
     pub family: Family,
     /// Priority.
     pub priority: u32,
+    /// Destinations that it matches; `None`: all.
+    pub to: Option<IpNet>,
     /// Protocol number (2: the kernel's own three).
     pub protocol: u8,
     /// Table it asks (0: none).
@@ -47,6 +49,28 @@ pub fn add(rule: &Rule) -> Request {
 #[must_use]
 pub fn del(rule: &Rule) -> Request {
     encode("delete rule", rule, rtm::DELRULE, 0)
+}
+
+/// Removes a rule that carries our protocol number and a destination, which no rule that we write has: a leftover of
+/// another build. `None` for all others.
+#[must_use]
+pub fn del_leftover(rule: &ForeignRule) -> Option<Request> {
+    let to = rule.to.filter(|_| rule.protocol == PROTOCOL)?;
+    let mut header = [0; fra::HEADER];
+    header[0] = family_number(rule.family);
+    header[1] = to.prefix_len();
+    header[4] = u8::try_from(rule.table).unwrap_or(0);
+    header[7] = rule.action;
+    let subject = format!("{} priority {} to {to}", rule.family, rule.priority);
+    let mut request = Request::new("delete rule", subject, rtm::DELRULE, 0, &header);
+    let body = &mut request.body;
+    body.put_u32(fra::PRIORITY, rule.priority)
+        .put_u8(fra::PROTOCOL, PROTOCOL)
+        .put_ip(fra::DST, to.network());
+    if rule.table != 0 {
+        body.put_u32(fra::TABLE, rule.table);
+    }
+    Some(request.tolerate(rustix::io::Errno::NOENT))
 }
 
 fn encode(operation: &'static str, rule: &Rule, kind: u16, flags: u16) -> Request {
@@ -121,13 +145,15 @@ fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
     let family = family_of(family)?;
     let flags = u32_at(reply.payload, 8)?;
     let (mut table, mut priority, mut protocol) = (u32::from(low_table), 0, 0);
-    let (mut src, mut iif, mut target, mut mark, mut mask) = (None, None, None, None, None);
+    let (mut dst, mut src, mut iif, mut target, mut mark, mut mask) =
+        (None, None, None, None, None, None);
     let mut plain = dst_len == 0 && tos == 0 && flags & fra::F_INVERT == 0;
     for (attribute, value) in reply.attributes(fra::HEADER) {
         match attribute {
             fra::TABLE => table = u32_of(value)?,
             fra::PRIORITY => priority = u32_of(value)?,
             fra::PROTOCOL => protocol = *value.first()?,
+            fra::DST => dst = ip_of(value),
             fra::SRC => src = ip_of(value),
             fra::IIFNAME => iif = text(value),
             fra::GOTO => target = u32_of(value),
@@ -166,6 +192,7 @@ fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
         _ => Err(ForeignRule {
             family,
             priority,
+            to: dst.and_then(|ip| IpNet::new(ip, dst_len).ok()),
             protocol,
             table,
             action,

@@ -64,6 +64,14 @@ impl Socket {
         Self::open("netfilter", NETFILTER)
     }
 
+    /// A socket for questions about sockets, in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn sock_diag() -> Result<Self, Error> {
+        Self::open("sock_diag", Some(netlink::SOCK_DIAG))
+    }
+
     fn open(name: &str, protocol: Option<Protocol>) -> Result<Self, Error> {
         let failed = |source| Error::System {
             operation: "open netlink socket",

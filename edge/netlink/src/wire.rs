@@ -8,6 +8,7 @@
 
 mod check;
 mod ready;
+mod recycle;
 
 use std::net::IpAddr;
 
@@ -133,10 +134,11 @@ impl<'a> PodSide<'a> {
 
     /// Configures both sides and returns when packets can flow: the host end's settings, source elements, link,
     /// neighbours, routes; then the pod's settings, link, routes, neighbours, addresses. Nothing passes before the pod's
-    /// end is up.
+    /// end is up. Routes of ours that an earlier owner of the address left are removed.
     ///
     /// # Errors
-    /// [`Error::NotReady`]; the kernel's reason. What was done stays: detach the pod, or configure it again.
+    /// [`Error::NotReady`]; [`Error::Diverted`] where somebody else's rule or route takes the pod's packets; the
+    /// kernel's reason. What was done stays: detach the pod, or configure it again.
     pub fn configure(
         &mut self,
         kernel: &mut Kernel,
@@ -169,7 +171,8 @@ impl<'a> PodSide<'a> {
             &kernel.netns,
             &format!("carrier of {}", state.host_ifname),
             || Ok(link::by_index(socket, link.host_ifindex)?.is_some_and(|link| link.running)),
-        )
+        )?;
+        recycle::verify(kernel, state)
     }
 
     /// Sets the interface down and renames it, so that its name is free. Absent, or another's: nothing to do.

@@ -7,4 +7,5 @@ mod bed;
 mod lifecycle;
 mod notes;
 mod recovery;
+mod recycling;
 mod repair;

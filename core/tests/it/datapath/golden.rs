@@ -37,7 +37,10 @@ fn matches_golden(name: &str, input: &NodeInput) {
 #[test]
 fn one_nic_ipv4() {
     let pods = vec![endpoint(1, vec![address4(0, 1)])];
-    matches_golden("one-nic-ipv4", &node(Families::V4, vec![nic(0, 0)], pods));
+    let mut node = node(Families::V4, vec![nic(0, 0)], pods);
+    // One that a pod has, and one that none has.
+    node.addresses = [address4(0, 1).ip, address4(0, 9).ip].into();
+    matches_golden("one-nic-ipv4", &node);
 }
 
 #[test]
@@ -50,10 +53,10 @@ fn three_nics_dual_stack_five_pods() {
         // A pair from two NICs.
         endpoint(5, vec![address4(1, 5), address6(2, 5)]),
     ];
-    matches_golden(
-        "three-nics-dual",
-        &node(Families::Dual, vec![nic(0, 0), nic(1, 1), nic(2, 2)], pods),
-    );
+    let nics = vec![nic(0, 0), nic(1, 1), nic(2, 2)];
+    let mut node = node(Families::Dual, nics, pods);
+    node.addresses = [address4(1, 2).ip, address6(1, 2).ip, address6(2, 9).ip].into();
+    matches_golden("three-nics-dual", &node);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Nodes by hand and at random. A NIC's number gives its id, link index, MAC and subnet; its device index is free.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
@@ -62,6 +63,7 @@ pub fn node(families: Families, nics: Vec<Nic>, endpoints: Vec<Endpoint>) -> Nod
         families,
         nics,
         endpoints,
+        addresses: BTreeSet::new(),
         vpc_cidrs,
         snat: true,
     }
@@ -87,38 +89,50 @@ pub fn any_node() -> impl Strategy<Value = NodeInput> {
         Just([1_u16, 2, 3, 4]).prop_shuffle(),
     );
     let pod = (any::<bool>(), 1_u8..4, 0_u8..6, 0_u8..6);
+    // Of pods that are, were, or never came.
+    let address = (0_u8..6, 0_u8..12, any::<bool>()).prop_map(|(nic, pod, six)| {
+        if six {
+            address6(nic, pod).ip
+        } else {
+            address4(nic, pod).ip
+        }
+    });
     (
         families(),
         nics,
         prop::collection::vec(pod, 12),
+        prop::collection::btree_set(address, 0..40),
         any::<bool>(),
     )
-        .prop_map(|(families, (primary, secondaries, order), pods, snat)| {
-            let mut nics: Vec<Nic> = primary.then(|| nic(0, 0)).into_iter().collect();
-            for (number, (present, spread, gateways, own6, mtu)) in (1..).zip(secondaries) {
-                // Few device indices for many NICs, so that two nodes often use one for different NICs.
-                let index = order[usize::from(number) - 1] + spread * 4;
-                if present {
-                    let mut nic = nic(number, index);
-                    nic.mtu = mtu;
-                    nic.addr6 =
-                        own6.then(|| Ipv6Addr::new(0xfd00, 0, 0, number.into(), 0, 0, 0, 0x10));
-                    if !gateways {
-                        (nic.gateway4, nic.gateway6) = (None, None);
+        .prop_map(
+            |(families, (primary, secondaries, order), pods, addresses, snat)| {
+                let mut nics: Vec<Nic> = primary.then(|| nic(0, 0)).into_iter().collect();
+                for (number, (present, spread, gateways, own6, mtu)) in (1..).zip(secondaries) {
+                    // Few device indices for many NICs, so that two nodes often use one for different NICs.
+                    let index = order[usize::from(number) - 1] + spread * 4;
+                    if present {
+                        let mut nic = nic(number, index);
+                        nic.mtu = mtu;
+                        nic.addr6 =
+                            own6.then(|| Ipv6Addr::new(0xfd00, 0, 0, number.into(), 0, 0, 0, 0x10));
+                        if !gateways {
+                            (nic.gateway4, nic.gateway6) = (None, None);
+                        }
+                        nics.push(nic);
                     }
-                    nics.push(nic);
                 }
-            }
-            let endpoints = (0..).zip(pods).filter(|(_, (present, ..))| *present).map(
-                |(number, (_, which, nic4, nic6))| {
-                    let four = (which & 1 != 0).then(|| address4(nic4, number));
-                    let six = (which & 2 != 0).then(|| address6(nic6, number));
-                    endpoint(number, four.into_iter().chain(six).collect())
-                },
-            );
-            NodeInput {
-                snat,
-                ..node(families, nics, endpoints.collect())
-            }
-        })
+                let endpoints = (0..).zip(pods).filter(|(_, (present, ..))| *present).map(
+                    |(number, (_, which, nic4, nic6))| {
+                        let four = (which & 1 != 0).then(|| address4(nic4, number));
+                        let six = (which & 2 != 0).then(|| address6(nic6, number));
+                        endpoint(number, four.into_iter().chain(six).collect())
+                    },
+                );
+                NodeInput {
+                    snat,
+                    addresses,
+                    ..node(families, nics, endpoints.collect())
+                }
+            },
+        )
 }

@@ -1,5 +1,6 @@
 //! A model of the kernel, as far as our state steers it: takes operations, and says where a packet goes.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -182,29 +183,31 @@ impl Kernel {
                 }
                 RuleAction::Goto(_) => {}
                 RuleAction::Lookup(table) => {
-                    if let Some(out) = self.lookup(table, packet.destination) {
-                        return Verdict::Out(out);
+                    if let Some(verdict) = self.lookup(table, packet.destination) {
+                        return verdict;
                     }
                 }
             }
         }
         self.lookup(MAIN_TABLE, packet.destination)
-            .map_or(Verdict::Dropped, Verdict::Out)
+            .unwrap_or(Verdict::Dropped)
     }
 
-    fn lookup(&self, table: u32, destination: IpAddr) -> Option<u32> {
+    /// The longest prefix, and of its routes the one with the least metric. None: the next rule is asked.
+    fn lookup(&self, table: u32, destination: IpAddr) -> Option<Verdict> {
         if table == MAIN_TABLE {
-            return Some(PRIMARY);
+            return Some(Verdict::Out(PRIMARY));
         }
         let routes = self
             .state
             .routes
             .iter()
             .filter(|route| route.table == table && route.dst.contains(&destination));
-        match routes.max_by_key(|route| route.dst.prefix_len())?.kind {
-            RouteKind::Link { ifindex } | RouteKind::Via { ifindex, .. } => Some(ifindex),
-            RouteKind::Unreachable => None,
-        }
+        let best = routes.max_by_key(|route| (route.dst.prefix_len(), Reverse(route.metric)))?;
+        Some(match best.kind {
+            RouteKind::Link { ifindex } | RouteKind::Via { ifindex, .. } => Verdict::Out(ifindex),
+            RouteKind::Unreachable => Verdict::Dropped,
+        })
     }
 }
 

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use tombolo_core::datapath::conventions::{
-    MARK_MASK, NIC_TABLE_BASE, POD_TABLE, PRIORITY_END, PRIORITY_FROM_NIC, PRIORITY_MARK_NIC,
-    PRIORITY_UNMARKED_POD, ROUTE_METRIC, nic_mark,
+    MARK_MASK, NIC_TABLE_BASE, NO_POD_METRIC, POD_TABLE, PRIORITY_END, PRIORITY_FROM_NIC,
+    PRIORITY_MARK_NIC, PRIORITY_UNMARKED_POD, ROUTE_METRIC, nic_mark,
 };
 use tombolo_core::datapath::diff::{Op, plan};
 use tombolo_core::datapath::{
@@ -39,7 +39,11 @@ fn litter() -> impl Strategy<Value = NodeState> {
                 ifindex: 200 + ifindex,
             }
         },
-        metric: if kind == 2 { 7 } else { ROUTE_METRIC },
+        metric: match number {
+            _ if kind == 2 => 7,
+            0 | 1 => NO_POD_METRIC,
+            _ => ROUTE_METRIC,
+        },
     });
     let neighbour = (0_u32..12, 0_u8..6).prop_map(|(pod, nic)| Neighbour {
         ifindex: 100 + pod,

@@ -1,6 +1,6 @@
 //! Tables and properties of one computed state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
@@ -119,6 +119,25 @@ proptest! {
             }
         }
         prop_assert_eq!(pods.len(), kernel.state.neighbours.len());
+    }
+
+    /// Neither back to the VPC, nor to a pod that has it no more: not even with a mark, or from a neighbour.
+    #[test]
+    fn what_is_for_an_address_without_pod_goes_nowhere(input in any_node()) {
+        let kernel = Kernel::new(desired::node(&input), true).forwarding();
+        let pods: BTreeSet<IpAddr> = pod_addresses(&input).map(|(_, ip, _)| ip).collect();
+        let served: BTreeSet<Family> = kernel.state.rules.iter().map(|rule| rule.family).collect();
+        let unused = input.addresses.iter().filter(|ip| !pods.contains(ip) && served.contains(&Family::of(**ip)));
+        for ip in unused {
+            let source = outside(Family::of(*ip));
+            for (iif, mark) in input.nics.iter().map(|nic| (nic.ifname.as_str(), nic_mark(nic.device_index))).chain([("lo", 0)]) {
+                let packet = Packet { iif: iif.to_owned(), source, destination: *ip, mark };
+                prop_assert_eq!(kernel.route(&packet), Verdict::Dropped);
+            }
+            for (host_end, source, _) in pod_addresses(&input).filter(|(_, source, _)| Family::of(*source) == Family::of(*ip)) {
+                prop_assert_eq!(kernel.pod_sends(host_end, source, *ip), Verdict::Dropped);
+            }
+        }
     }
 
     /// The source check of the kernel (`rp_filter=1`) asks for the way back with the mark that the NIC gave.

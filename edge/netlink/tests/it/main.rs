@@ -9,4 +9,5 @@ mod nft;
 mod node;
 mod objects;
 mod pod;
+mod sockets;
 mod support;

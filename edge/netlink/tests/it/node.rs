@@ -98,6 +98,7 @@ impl Node {
             families: Families::Dual,
             nics,
             endpoints: Vec::new(),
+            addresses: BTreeSet::new(),
             vpc_cidrs: ["10.0.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()].into(),
             snat: true,
         };

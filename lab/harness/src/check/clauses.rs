@@ -27,6 +27,7 @@ pub enum Clause {
     CloudIsEni,
     CloudIsNrs,
     NrsIsPool,
+    NrsIsKernelUnreachable,
     PoolIsJournal,
     JournalIsKernelRoute,
     JournalIsKernelNeighbour,
@@ -167,6 +168,20 @@ fn pool(name: &str, node: &NodeView, found: &mut Vec<Violation>) {
         name,
         ("NetResourceSet", &nrs),
         ("pool", &pool),
+        found,
+    );
+
+    let held: BTreeMap<IpAddr, ()> = nrs
+        .keys()
+        .filter(|ip| !node.release.contains(ip))
+        .map(|ip| (*ip, ()))
+        .collect();
+    let unreachable = node.kernel.unreachable.iter().map(|ip| (*ip, ())).collect();
+    compare(
+        Clause::NrsIsKernelUnreachable,
+        name,
+        ("NetResourceSet", &held),
+        ("unreachable routes", &unreachable),
         found,
     );
 

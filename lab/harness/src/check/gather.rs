@@ -35,6 +35,7 @@ async fn gather_with(lab: &Lab, earlier: Option<&Snapshot>) -> Result<Snapshot> 
         let name = text(&object, "/metadata/name");
         let mut view = NodeView {
             instance: text(&object, "/spec/instanceId"),
+            release: addresses(&object, "/spec/release"),
             ..NodeView::default()
         };
         for nic in array(&object, "/spec/nics") {
@@ -241,7 +242,12 @@ fn kernel(node: &Node) -> Result<KernelView> {
                 let dst = text(&route, "/dst");
                 let ip = dst.split('/').next().unwrap_or_default().parse();
                 let ip = ip.with_context(|| format!("route {route}"))?;
-                view.routes.insert(ip, text(&route, "/dev"));
+                // With -N the type is a number: RTN_UNREACHABLE is 7.
+                if ["unreachable", "7"].contains(&text(&route, "/type").as_str()) {
+                    view.unreachable.insert(ip);
+                } else {
+                    view.routes.insert(ip, text(&route, "/dev"));
+                }
             }
             let ours = text(&route, "/protocol") == "116";
             if ours && (1001..=1254).contains(&table) && text(&route, "/dst") == "default" {

@@ -77,6 +77,8 @@ pub struct NodeView {
     pub instance: String,
     /// `nrs.spec.nics`: NIC -> addresses.
     pub nrs: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// `nrs.spec.release`: addresses that the operator wants back.
+    pub release: BTreeSet<IpAddr>,
     /// The agent's pool: address -> (NIC, state word, key or empty).
     pub pool: BTreeMap<IpAddr, (String, String, String)>,
     /// Journal: key -> address -> NIC. Entries that are being removed are left out.
@@ -90,6 +92,8 @@ pub struct NodeView {
 pub struct KernelView {
     /// Routes of the pod table: address -> host end.
     pub routes: BTreeMap<IpAddr, String>,
+    /// Addresses that the pod table refuses as long as no pod has them.
+    pub unreachable: BTreeSet<IpAddr>,
     /// Permanent neighbours on host ends: address -> host end.
     pub neighbours: BTreeMap<IpAddr, String>,
     /// Elements of the source maps: address -> (host end, mark).

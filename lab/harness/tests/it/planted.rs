@@ -60,6 +60,13 @@ fn each_discrepancy_planted_in_a_lab_is_found() {
                 vec!["route", "del", alien, "table", "990"],
             ),
             (
+                Clause::NrsIsKernelUnreachable,
+                "ip",
+                vec!["route", "add", "unreachable", alien, "table", "990"],
+                "ip",
+                vec!["route", "del", "unreachable", alien, "table", "990"],
+            ),
+            (
                 Clause::JournalIsKernelNeighbour,
                 "ip",
                 vec![
@@ -262,6 +269,7 @@ fn snapshot() -> Snapshot {
     node.journal
         .insert(key.clone(), BTreeMap::from([(ip, nic.clone())]));
     node.kernel.routes.insert(ip, end.clone());
+    node.kernel.unreachable.insert(ip);
     node.kernel.neighbours.insert(ip, end.clone());
     node.kernel.sources.insert(ip, (end.clone(), 0x0b01_0000));
     node.kernel.host_ends.insert(end);

@@ -1,0 +1,61 @@
+//! Nothing of an address's earlier life reaches the pod that has it now.
+//!
+//! At ADD the kernel is asked, once an address, where it would send a packet for the pod. One that is not the pod's link is
+//! another's: a route of ours that was left behind is removed; anything else is somebody's intent, and is named.
+
+use std::net::IpAddr;
+
+use tombolo_core::datapath::conventions::{NO_POD_METRIC, POD_TABLE};
+use tombolo_core::datapath::{EndpointState, Route, RouteKind};
+
+use crate::route::{self, Way};
+use crate::{Error, Kernel};
+
+/// Checks that packets for each address of the endpoint go to its link.
+pub fn verify(kernel: &mut Kernel, state: &EndpointState) -> Result<(), Error> {
+    for wanted in &state.routes {
+        if arrives(kernel, wanted)?.is_ok() {
+            continue;
+        }
+        remove_stale(kernel, wanted)?;
+        if let Err(way) = arrives(kernel, wanted)? {
+            return Err(Error::Diverted {
+                ip: wanted.dst.addr(),
+                way,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether the way to this route's destination is this route; else what it is.
+fn arrives(kernel: &mut Kernel, wanted: &Route) -> Result<Result<(), String>, Error> {
+    let RouteKind::Link { ifindex } = wanted.kind else {
+        return Ok(Ok(()));
+    };
+    match route::way(&mut kernel.route, wanted.dst.addr()) {
+        Ok(Way {
+            ifindex: Some(found),
+            ..
+        }) if found == ifindex => Ok(Ok(())),
+        Ok(way) => Ok(Err(way.to_string())),
+        Err(error @ Error::Refused { .. }) => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes routes of ours to the same destination that are neither the pod's nor the one for when there is no pod.
+fn remove_stale(kernel: &mut Kernel, wanted: &Route) -> Result<(), Error> {
+    let is_stale = |found: &Route| {
+        let same: (u32, IpAddr) = (found.table, found.dst.addr());
+        same == (POD_TABLE, wanted.dst.addr())
+            && found != wanted
+            && (&found.kind, found.metric) != (&RouteKind::Unreachable, NO_POD_METRIC)
+    };
+    for stale in route::list(&mut kernel.route)?.ours {
+        if is_stale(&stale) {
+            super::tolerate_missing(kernel.route.request(route::del(&stale)))?;
+        }
+    }
+    Ok(())
+}
