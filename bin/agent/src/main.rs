@@ -29,6 +29,7 @@ mod notes;
 mod originals;
 mod pod_mtu;
 mod pool;
+mod privileges;
 mod reaper;
 mod restore;
 mod resync;
@@ -48,10 +49,13 @@ use config::{Cli, Command, Config, LogFormat, RunArgs};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Run(args) => run(&args),
-        Command::Uninstall(args) => uninstall::uninstall(&args.run_dir),
-    };
+    let command = Cli::parse().command;
+    let result = privileges::restrict()
+        .map_err(anyhow::Error::from)
+        .and_then(|()| match command {
+            Command::Run(args) => run(&args),
+            Command::Uninstall(args) => uninstall::uninstall(&args.run_dir),
+        });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

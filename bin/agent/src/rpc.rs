@@ -3,11 +3,12 @@
 //!
 //! A caller that goes away drops its handler: [`CancelOnDrop`] tells the ADD, which undoes itself in its own task.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::Mode;
+use rustix::process::umask;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -41,7 +42,8 @@ pub struct SocketError {
     source: std::io::Error,
 }
 
-/// Makes the socket (0600). One that an earlier agent left is replaced.
+/// Makes the socket (0600 from its first moment: no mode is changed by a path that could lead elsewhere by then). One
+/// that an earlier agent left is replaced.
 pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     let failed = |operation| {
         move |source| SocketError {
@@ -56,10 +58,11 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
         }
         _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(failed("bind socket"))?;
-    let private = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(path, private).map_err(failed("restrict socket"))?;
-    Ok(listener)
+    // For the whole process, and only for a moment: whatever else it makes meanwhile is a file, which needs no more.
+    let usual = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+    let listener = UnixListener::bind(path);
+    umask(usual);
+    listener.map_err(failed("bind socket"))
 }
 
 /// Serves until `stop`, then lets running requests end.

@@ -1,10 +1,11 @@
 //! The life of the agent: restore, wire the node, then serve; at the end, let running requests finish and change nothing.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tombolo_netlink::events::Events;
@@ -90,6 +91,9 @@ pub fn lock(run_dir: &Path) -> anyhow::Result<std::fs::File> {
     let path = run_dir.join("lock");
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(false);
+    options
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     let file = options
         .open(&path)
         .with_context(|| format!("open {}", path.display()))?;

@@ -68,31 +68,43 @@ struct Versioned<'a, T> {
     content: &'a T,
 }
 
-/// Makes a directory that only root may enter, with its parents, or checks the one that is there.
+/// Makes a directory that only root may enter, with its parents, or checks the one that is there. Through a descriptor:
+/// what is checked is what is changed.
 pub fn ensure_dir(path: &Path) -> Result<(), Error> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(io_error("create directory", path))?;
-    let found = path
-        .symlink_metadata()
-        .map_err(io_error("inspect directory", path))?;
     let fail = |problem| {
         Err(Error::Directory {
             path: path.to_owned(),
             problem,
         })
     };
-    if !found.is_dir() {
-        return fail("is a link or not a directory");
-    }
+    let flags = (OFlags::NOFOLLOW | OFlags::DIRECTORY).bits().cast_signed();
+    let directory = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if is_link(&error) || error.kind() == io::ErrorKind::NotADirectory => {
+            return fail("is a link or not a directory");
+        }
+        other => other.map_err(io_error("open directory", path))?,
+    };
+    let found = directory
+        .metadata()
+        .map_err(io_error("inspect directory", path))?;
     if found.uid() != rustix::process::geteuid().as_raw() {
         return fail("belongs to another user");
     }
     if found.mode() & 0o077 != 0 {
         // A host that made the directory for us (a mount, a tmpfiles.d line) may have been more generous.
         let private = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(path, private).map_err(io_error("restrict directory", path))?;
+        directory
+            .set_permissions(private)
+            .map_err(io_error("restrict directory", path))?;
     }
     Ok(())
+}
+
+/// What an open that follows no link says of one.
+fn is_link(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 /// The finished files of a directory, sorted. Unfinished ones, left by a crash, are removed.
@@ -119,7 +131,7 @@ pub fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
 pub fn read_version<T: DeserializeOwned>(path: &Path, wanted: u32) -> Result<T, Error> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+        Err(error) if is_link(&error) => {
             return Err(Error::NotAFile {
                 path: path.to_owned(),
             });

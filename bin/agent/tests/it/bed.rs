@@ -247,6 +247,17 @@ impl Bed {
         self.agent.take().unwrap().child.wait().unwrap();
     }
 
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().child.id()
+    }
+
+    /// Runs an agent that is to end by itself.
+    pub fn run_once(&self) -> std::process::Output {
+        let mut command = self.command();
+        command.arg("run").arg("--nrs-file").arg(self.spec_file());
+        command.output().unwrap()
+    }
+
     pub fn uninstall(&self) {
         let status = self.command().arg("uninstall").status().unwrap();
         assert!(status.success());
