@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails by panicking")]
 
 mod bed;
+mod boot;
 mod isolation;
 mod lifecycle;
 mod notes;
