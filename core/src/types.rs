@@ -6,6 +6,8 @@ mod mac;
 mod nic;
 mod note;
 mod reason;
+#[cfg(test)]
+mod tests;
 mod time;
 
 pub use attachment::{AttachmentKey, HostIfName, InvalidKey, PodRef};

@@ -230,6 +230,9 @@ fn invalid(field: &'static str, value: &str, problem: &'static str) -> InvalidCo
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -11,6 +11,12 @@ use crate::{journal, spec};
 pub enum Error {
     #[error("the request has no {field}")]
     MissingField { field: &'static str },
+    #[error("the request's {field} has more than {limit} {unit}")]
+    TooLong {
+        field: &'static str,
+        limit: usize,
+        unit: &'static str,
+    },
     #[error("the request's key is malformed")]
     Key(#[from] InvalidKey),
     #[error("the caller's namespace {path}")]
@@ -69,7 +75,9 @@ impl Error {
     /// The word.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::MissingField { .. } | Self::Key(_) => Reason::InvalidConfig,
+            Self::MissingField { .. } | Self::TooLong { .. } | Self::Key(_) => {
+                Reason::InvalidConfig
+            }
             Self::Netns { .. } => Reason::NetnsMismatch,
             Self::InterfaceExists { .. } => Reason::InterfaceExists,
             Self::Kernel {
@@ -91,6 +99,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::MissingField { .. }
+            | Self::TooLong { .. }
             | Self::Key(_)
             | Self::Netns { .. }
             | Self::InterfaceExists { .. }

@@ -10,6 +10,8 @@
 //! and what it describes is gone after a reboot, too. Every function blocks; call it where that is allowed.
 
 mod file;
+#[cfg(test)]
+mod fuzz;
 mod notes;
 #[cfg(test)]
 mod tests;
@@ -134,7 +136,17 @@ impl Journal {
             }
         }
         for path in file::list(&self.cooling)? {
+            let wrong_name =
+                |cooling: &Cooling| file::stem(&path) != cooling.address.ip.to_string();
             match read_versioned::<Cooling>(&path) {
+                // It would not be found when the rest is over.
+                Ok(cooling) if wrong_name(&cooling) => {
+                    let error = Error::Misnamed {
+                        path: path.clone(),
+                        key: cooling.address.ip.to_string(),
+                    };
+                    found.quarantined.push(self.quarantine(&path, error)?);
+                }
                 Ok(cooling) => found.cooling.push(cooling),
                 Err(error) => found.quarantined.push(self.quarantine(&path, error)?),
             }

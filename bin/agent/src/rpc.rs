@@ -32,6 +32,14 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long STATUS waits: runtimes hold a lock meanwhile.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// Most bytes of each part of a pod's name, as Kubernetes has them; of a path, as the kernel has them; of an address with its
+/// length. They bound what the journal keeps of an attachment.
+const MAX_POD: usize = 253;
+const MAX_PATH: usize = 4096;
+const MAX_ADDRESS: usize = 64;
+/// Most addresses that CHECK compares.
+const MAX_ADDRESSES: usize = 64;
+
 /// The socket could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} {}", path.display())]
@@ -74,7 +82,7 @@ pub async fn serve(
     let incoming = UnixListenerStream::new(listener)
         .filter(|stream| !matches!(stream, Ok(stream) if !is_root(stream)));
     tonic::transport::Server::builder()
-        .add_service(rpc::node_server::NodeServer::new(Service { node }))
+        .add_service(rpc::server(Service { node }))
         .serve_with_incoming_shutdown(incoming, stop)
         .await
 }
@@ -109,12 +117,7 @@ impl Service {
         let key = key(request.key)?;
         let (netns, path) =
             netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
-        let pod = request.pod.unwrap_or_default();
-        let pod = PodRef {
-            namespace: pod.namespace,
-            name: pod.name,
-            uid: pod.uid,
-        };
+        let pod = pod(request.pod)?;
         let timeout = match request.timeout_ms {
             0 => DEFAULT_TIMEOUT,
             millis => Duration::from_millis(u64::from(millis)),
@@ -161,6 +164,7 @@ impl Service {
         let key = key(request.key)?;
         let (netns, _) =
             netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
+        addresses_fit(&request.addresses)?;
         let span = info_span!("check", %key);
         check::check(&self.node, &key, Arc::new(netns), &request.addresses)
             .instrument(span)
@@ -262,6 +266,41 @@ fn key(key: Option<rpc::Key>) -> Result<AttachmentKey, Error> {
     )?)
 }
 
+fn pod(pod: Option<rpc::Pod>) -> Result<PodRef, Error> {
+    let rpc::Pod {
+        namespace,
+        name,
+        uid,
+    } = pod.unwrap_or_default();
+    fits("pod.namespace", &namespace, MAX_POD)?;
+    fits("pod.name", &name, MAX_POD)?;
+    fits("pod.uid", &uid, MAX_POD)?;
+    Ok(PodRef {
+        namespace,
+        name,
+        uid,
+    })
+}
+
+fn addresses_fit(addresses: &[String]) -> Result<(), Error> {
+    if addresses.len() > MAX_ADDRESSES {
+        let (field, limit, unit) = ("addresses", MAX_ADDRESSES, "entries");
+        return Err(Error::TooLong { field, limit, unit });
+    }
+    addresses
+        .iter()
+        .try_for_each(|address| fits("addresses", address, MAX_ADDRESS))
+}
+
+fn fits(field: &'static str, text: &str, limit: usize) -> Result<(), Error> {
+    let unit = "bytes";
+    if text.len() > limit {
+        Err(Error::TooLong { field, limit, unit })
+    } else {
+        Ok(())
+    }
+}
+
 fn peer_pid<T>(request: &Request<T>) -> Result<u32, Error> {
     let info = request.extensions().get::<UdsConnectInfo>();
     let pid = info
@@ -276,6 +315,7 @@ fn peer_pid<T>(request: &Request<T>) -> Result<u32, Error> {
 /// The namespace that the caller holds open, verified to be the one that it saw.
 fn netns(pid: u32, netns: Option<rpc::NetnsRef>) -> Result<Option<(Netns, String)>, Error> {
     let Some(netns) = netns else { return Ok(None) };
+    fits("netns.path", &netns.path, MAX_PATH)?;
     let fd = u32::try_from(netns.fd).map_err(|_| Error::MissingField { field: "netns.fd" })?;
     let expected = NetnsId {
         dev: netns.dev,
@@ -289,3 +329,6 @@ fn netns(pid: u32, netns: Option<rpc::NetnsRef>) -> Result<Option<(Netns, String
         }),
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -259,6 +259,9 @@ pub fn read_cache(run_dir: &Path) -> Result<Option<Cached>, journal::Error> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -5,6 +5,9 @@ use std::fmt;
 
 use crate::version::CniVersion;
 
+/// Most bytes of what `CNI_ARGS` says of the pod: Kubernetes' names have at most 253. The kernel allows a variable 128 KiB.
+const MAX_POD_ARG: usize = 253;
+
 /// `CNI_COMMAND`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -74,6 +77,8 @@ pub enum EnvError {
     NotUtf8 { name: &'static str, lossy: String },
     #[error("CNI_ARGS pair {0:?} must have the form KEY=VALUE")]
     ArgsPair(String),
+    #[error("{name} in CNI_ARGS has more than {MAX_POD_ARG} bytes")]
+    ArgTooLong { name: &'static str },
 }
 
 /// What the runtime asks for. Empty where a variable is absent and not required.
@@ -164,12 +169,15 @@ impl Invocation {
             let Some((key, value)) = pair.split_once('=') else {
                 return Err(EnvError::ArgsPair(pair.to_owned()));
             };
-            let field = match key {
-                "K8S_POD_NAMESPACE" => &mut pod.namespace,
-                "K8S_POD_NAME" => &mut pod.name,
-                "K8S_POD_UID" => &mut pod.uid,
+            let (name, field) = match key {
+                "K8S_POD_NAMESPACE" => ("K8S_POD_NAMESPACE", &mut pod.namespace),
+                "K8S_POD_NAME" => ("K8S_POD_NAME", &mut pod.name),
+                "K8S_POD_UID" => ("K8S_POD_UID", &mut pod.uid),
                 _ => continue,
             };
+            if value.len() > MAX_POD_ARG {
+                return Err(EnvError::ArgTooLong { name });
+            }
             value.clone_into(field);
         }
         Ok(pod)

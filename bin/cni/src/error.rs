@@ -28,6 +28,9 @@ use crate::netns::NetnsError;
 use crate::note::NoteError;
 use crate::version::CniVersion;
 
+/// Most bytes of an error's text: what was given is quoted in it, and runtimes put it into Events and logs.
+const MAX_TEXT: usize = 4096;
+
 /// Why the plugin ends without success.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
@@ -113,11 +116,20 @@ impl PluginError {
         let mut object = json!({
             "cniVersion": version.unwrap_or(CniVersion::NEWEST).text(),
             "code": self.code(),
-            "msg": format!("{}: {self}", self.reason()),
+            "msg": shortened(format!("{}: {self}", self.reason())),
         });
         if !causes.is_empty() {
-            object["details"] = causes.join(": ").into();
+            object["details"] = shortened(causes.join(": ")).into();
         }
         object
     }
+}
+
+/// The text, or its beginning.
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        text.push_str(" …");
+    }
+    text
 }

@@ -7,6 +7,8 @@ mod agent;
 mod config;
 mod env;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod input;
 mod netns;
 mod note;

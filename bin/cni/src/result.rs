@@ -8,6 +8,9 @@ use tombolo_rpc::Attachment;
 use crate::config::{ConfigError, Problem};
 use crate::version::CniVersion;
 
+/// Addresses of one interface that CHECK compares at most, and bytes of each: what the agent takes in one request.
+const MAX_CHECKED: (usize, usize) = (64, 64);
+
 /// `RT_SCOPE_LINK`: a route to what is on the link.
 const SCOPE_LINK: u8 = 253;
 
@@ -75,6 +78,16 @@ pub fn addresses_of(
             continue;
         }
         match ip.get("address").and_then(Value::as_str) {
+            Some(address) if address.len() > MAX_CHECKED.1 || addresses.len() == MAX_CHECKED.0 => {
+                let problem = Problem::Value {
+                    given: address.chars().take(MAX_CHECKED.1).collect(),
+                    must: "is too long, or one of more than 64",
+                };
+                return Err(ConfigError::field(
+                    format!("prevResult.ips[{position}].address"),
+                    problem,
+                ));
+            }
             Some(address) => addresses.push(address.to_owned()),
             None => {
                 let problem = Problem::WrongType {

@@ -13,7 +13,7 @@ use tombolo_core::types::Reason;
 use crate::clock;
 use crate::config::CloudConfig;
 use crate::metrics::{CallLabels, Metrics, VerbLabels};
-use budget::Budget;
+pub use budget::Budget;
 
 /// The cloud.
 #[derive(Debug)]

@@ -215,11 +215,12 @@ impl Args {
                 Some(uri)
             }
         };
-        if !self.cloud_rate.is_finite() || self.cloud_rate <= 0.0 {
+        // One call in a quarter of an hour; what is beyond has no duration.
+        if !(0.001..=1e6).contains(&self.cloud_rate) {
             return Err(invalid(
                 "cloud-rate",
                 &self.cloud_rate.to_string(),
-                "must be above 0",
+                "must be 0.001 to 1000000",
             ));
         }
         if self.cloud_burst == 0 {
@@ -335,6 +336,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -374,6 +378,7 @@ mod tests {
             (&["--api-server", "10.0.0.1:6443"], "api-server"),
             (&["--cloud-rate", "0"], "cloud-rate"),
             (&["--cloud-rate", "NaN"], "cloud-rate"),
+            (&["--cloud-rate", "1e-300"], "cloud-rate"),
             (&["--cloud-burst", "0"], "cloud-burst"),
             (&["--resync", "0"], "resync"),
             (&["--backoff-base", "2m"], "backoff-max"),

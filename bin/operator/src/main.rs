@@ -151,5 +151,5 @@ async fn connect(config: &Config) -> anyhow::Result<Client> {
             .await
             .context("find the Kubernetes API (kubeconfig or service account)")?,
     };
-    Client::try_from(kube_config).context("make a client of the Kubernetes API")
+    tombolo_api::client(kube_config).context("make a client of the Kubernetes API")
 }

@@ -9,6 +9,8 @@
 //! dropped at any await; the next one begins from what the cloud and the objects show.
 
 mod execute;
+#[cfg(test)]
+mod fuzz;
 mod ledger;
 mod problems;
 mod reclaim;

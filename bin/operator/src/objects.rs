@@ -149,7 +149,7 @@ fn decode<K: Followed>(
 
 /// Why an object cannot be decoded.
 #[derive(Debug, thiserror::Error)]
-enum Undecodable {
+pub enum Undecodable {
     #[error("read it as JSON: {0}")]
     Json(#[from] serde_json::Error),
     #[error("{path}: {source}")]
@@ -159,7 +159,7 @@ enum Undecodable {
     },
 }
 
-fn parse<K: Followed>(object: &DynamicObject) -> Result<K, Undecodable> {
+pub fn parse<K: Followed>(object: &DynamicObject) -> Result<K, Undecodable> {
     let value = serde_json::to_value(object)?;
     serde_path_to_error::deserialize(value).map_err(|error| Undecodable::Field {
         path: error.path().to_string(),

@@ -16,7 +16,8 @@ impl Cluster {
         let config = kube::Config::infer()
             .await
             .context("find a cluster: KUBECONFIG, ~/.kube/config or a service account")?;
-        let client = Client::try_from(config).context("prepare the connection to the cluster")?;
+        let client =
+            tombolo_api::client(config).context("prepare the connection to the cluster")?;
         Ok(Self { client })
     }
 

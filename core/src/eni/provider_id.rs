@@ -14,6 +14,9 @@ pub struct ProviderId {
     pub instance: String,
 }
 
+/// Most bytes of a provider id: those of the clouds have fewer than 100.
+const MAX_LEN: usize = 512;
+
 /// The text is not a provider id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("spec.providerID {value:?} {problem}; `<cloud>:///<zone>/<instance>` is wanted")]
@@ -32,6 +35,12 @@ impl FromStr for ProviderId {
             value: text.to_owned(),
             problem,
         };
+        if text.len() > MAX_LEN {
+            return Err(InvalidProviderId {
+                value: text.chars().take(40).collect(),
+                problem: "goes on: it may have 512 bytes",
+            });
+        }
         let (cloud, path) = text
             .split_once(":///")
             .ok_or_else(|| invalid("has no ':///'"))?;
@@ -85,6 +94,25 @@ mod tests {
             ("sim", "z1", "i-0a1b")
         );
         assert_eq!(id.to_string(), "sim:///z1/i-0a1b");
+    }
+
+    #[test]
+    fn fuzz() {
+        tombolo_fuzz::Target::new("provider-id").check(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            match text.parse::<ProviderId>() {
+                Ok(id) => assert_eq!(id.to_string(), text),
+                Err(error) => assert!(error.value.len() <= MAX_LEN * 4, "{error}"),
+            }
+        });
+    }
+
+    #[test]
+    fn a_long_one_is_refused_and_not_repeated() {
+        let long = format!("sim:///z1/{}", "i".repeat(MAX_LEN - 10));
+        assert!(long.parse::<ProviderId>().is_ok());
+        let error = format!("{long}i").parse::<ProviderId>().unwrap_err();
+        assert!(error.to_string().contains("may have 512 bytes") && error.value.len() == 40);
     }
 
     #[test]

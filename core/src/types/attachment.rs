@@ -31,8 +31,13 @@ pub struct InvalidKey {
 }
 
 impl AttachmentKey {
+    /// Most bytes of a container id and of a network name: runtimes use 64. It bounds what is journalled of a key.
+    pub const MAX_PART: usize = 255;
+
     /// Builds a key, checking each part against the CNI specification (container id and network name:
-    /// `[a-zA-Z0-9][a-zA-Z0-9_.-]*`; interface name: 1 to 15 bytes, not `.` or `..`, no `/`, `:` or white space).
+    /// `[a-zA-Z0-9][a-zA-Z0-9_.-]*`; interface name: 1 to 15 bytes, not `.` or `..`, no `/`, `:` or white space), against
+    /// [`Self::MAX_PART`], and against names that the kernel reads otherwise than they are written (`%` asks it for a
+    /// number, a zero byte ends the name).
     ///
     /// # Errors
     /// Names the first part at fault.
@@ -53,8 +58,13 @@ impl AttachmentKey {
                     "must match [a-zA-Z0-9][a-zA-Z0-9_.-]*",
                 ));
             }
+            if value.len() > Self::MAX_PART {
+                let start = &value[..Self::MAX_PART];
+                return Err(invalid(field, start, "goes on: it may have 255 bytes"));
+            }
         }
-        let bad_char = |c: char| c == '/' || c == ':' || c.is_whitespace();
+        let bad_char =
+            |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
         if ifname.is_empty()
             || ifname.len() > 15
             || ifname == "."
@@ -64,7 +74,7 @@ impl AttachmentKey {
             return Err(invalid(
                 "CNI_IFNAME",
                 ifname,
-                "must have 1 to 15 bytes, without '/', ':' and white space, and be neither '.' nor '..'",
+                "must have 1 to 15 bytes, without '/', ':', '%', white space and control characters, and be neither '.' nor '..'",
             ));
         }
         Ok(Self {

@@ -30,7 +30,10 @@ impl FromStr for Mac {
         let mut octets = [0_u8; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {
-            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(invalid)?;
+            // The sign that a number may have is no digit.
+            let is_octet =
+                |part: &&str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+            let part = parts.next().filter(is_octet).ok_or_else(invalid)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| invalid())?;
         }
         if parts.next().is_some() {

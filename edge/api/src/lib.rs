@@ -2,6 +2,7 @@
 //! operator's, `status.agent` of NetResourceSet and all of PodEndpoint the agent's, NetworkProfile the user's.
 #![forbid(unsafe_code)]
 
+mod client;
 mod eni;
 mod labels;
 pub mod merge;
@@ -9,6 +10,7 @@ mod nrs;
 mod pep;
 mod profile;
 
+pub use client::{MAX_ANSWER, TooLong, client};
 pub use eni::*;
 pub use labels::*;
 pub use nrs::*;

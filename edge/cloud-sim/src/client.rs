@@ -17,6 +17,9 @@ use tombolo_core::types::Reason;
 
 use crate::wire::{ApiError, Verb};
 
+/// Bytes that are kept of each text of a refusal: they go into logs, Events and conditions.
+const MAX_TEXT: usize = 2048;
+
 /// Where the API is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -339,20 +342,32 @@ impl Client {
                 });
             }
         };
-        let decode = |source| Error::Decode {
-            verb,
-            status,
-            source,
-        };
-        if status.is_success() {
-            serde_json::from_slice(&body).map_err(decode)
-        } else {
-            let error = serde_json::from_slice(&body).map_err(decode)?;
-            Err(Error::Api {
-                verb,
-                status,
-                error,
-            })
-        }
+        decode::<V>(status, &body)
     }
 }
+
+/// What a whole reply says.
+fn decode<V: Verb>(status: StatusCode, body: &[u8]) -> Result<V::Reply, Error> {
+    let verb = V::NAME;
+    let failed = |source| Error::Decode {
+        verb,
+        status,
+        source,
+    };
+    if status.is_success() {
+        serde_json::from_slice(body).map_err(failed)
+    } else {
+        let mut error: ApiError = serde_json::from_slice(body).map_err(failed)?;
+        for text in [&mut error.code, &mut error.message] {
+            text.truncate(text.floor_char_boundary(MAX_TEXT));
+        }
+        Err(Error::Api {
+            verb,
+            status,
+            error,
+        })
+    }
+}
+
+#[cfg(test)]
+mod fuzz;

@@ -98,7 +98,7 @@ fn header(family: Family, prefix: u8, ifindex: u32) -> [u8; ifa::HEADER] {
     [family_number(family), prefix, 0, 0, a, b, c, d]
 }
 
-fn decode(reply: &Reply<'_>) -> Option<Observed> {
+pub(crate) fn decode(reply: &Reply<'_>) -> Option<Observed> {
     let [_, prefix, low_flags, scope, ..] = *reply.payload else {
         return None;
     };

@@ -40,6 +40,16 @@ pub enum Error {
         /// What is wrong with the answer.
         problem: &'static str,
     },
+    /// The kernel's answer is longer than we read.
+    #[error("{operation} {subject}: the answer is longer than {limit} bytes")]
+    TooLong {
+        /// What was asked.
+        operation: &'static str,
+        /// For what.
+        subject: String,
+        /// Longest answer in bytes.
+        limit: usize,
+    },
     /// The file is not a network namespace.
     #[error("{subject} is not a network namespace")]
     NotNetns {

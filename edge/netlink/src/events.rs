@@ -170,9 +170,10 @@ impl Events {
                     },
                 );
                 match outcome {
-                    Ok(()) => {}
+                    Ok(_) => {}
                     Err(Errno::AGAIN) => break,
-                    Err(Errno::NOBUFS) => events.push(Event {
+                    // Lost, or not to be read as a whole.
+                    Err(Errno::NOBUFS | Errno::MSGSIZE | Errno::BADMSG) => events.push(Event {
                         changed: Changed::Overrun,
                         port: 0,
                     }),
@@ -215,7 +216,7 @@ fn subscribe(protocol: Option<Protocol>, groups: &[u32]) -> rustix::io::Result<O
     Ok(fd)
 }
 
-fn decode(reply: &Reply<'_>) -> Option<Changed> {
+pub(crate) fn decode(reply: &Reply<'_>) -> Option<Changed> {
     Some(match reply.kind {
         rtm::NEWLINK | rtm::DELLINK => {
             // A bridge reports its ports in the bridge family: a port that leaves is not a link that goes.

@@ -22,6 +22,8 @@ pub mod addr;
 pub mod conntrack;
 mod error;
 pub mod events;
+#[cfg(test)]
+mod fuzz;
 mod kernel;
 pub mod link;
 mod message;

@@ -54,6 +54,14 @@ impl Request {
         }
     }
 
+    pub(crate) fn too_long(&self, limit: usize) -> Error {
+        Error::TooLong {
+            operation: self.operation,
+            subject: self.subject.clone(),
+            limit,
+        }
+    }
+
     pub(crate) fn malformed(&self, problem: &'static str) -> Error {
         Error::Malformed {
             operation: self.operation,

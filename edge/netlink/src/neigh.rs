@@ -82,7 +82,7 @@ fn header(family: Family) -> [u8; nda::HEADER] {
     header
 }
 
-fn decode(reply: &Reply<'_>) -> Option<Neighbour> {
+pub(crate) fn decode(reply: &Reply<'_>) -> Option<Neighbour> {
     let attributes = reply.attributes(nda::HEADER);
     if u16_at(reply.payload, 8)? & nda::PERMANENT == 0
         || attributes.value(nda::PROTOCOL) != Some(&[PROTOCOL])

@@ -144,3 +144,6 @@ pub(crate) fn summary(reply: &Reply<'_>) -> Option<bool> {
         .and_then(text)?;
     (table == NFT_TABLE).then_some(gone)
 }
+
+#[cfg(test)]
+pub(crate) mod fuzz;

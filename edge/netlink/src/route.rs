@@ -216,7 +216,7 @@ pub fn way(socket: &mut Socket, ip: IpAddr) -> Result<Way, Error> {
 }
 
 /// Ours, or another's.
-fn decode(reply: &Reply<'_>) -> Option<Result<Route, ForeignRoute>> {
+pub(crate) fn decode(reply: &Reply<'_>) -> Option<Result<Route, ForeignRoute>> {
     let [
         family,
         dst_len,
@@ -254,6 +254,7 @@ fn decode(reply: &Reply<'_>) -> Option<Result<Route, ForeignRoute>> {
         return None;
     }
     let dst = IpNet::new(dst, dst_len).ok()?;
+    plain &= dst == dst.trunc() && Family::of(dst.addr()) == family;
     let shape = match (kind, ifindex, gateway) {
         (rta::UNICAST, Some(ifindex), Some(gateway)) => Some(RouteKind::Via { gateway, ifindex }),
         (rta::UNICAST, Some(ifindex), None) => Some(RouteKind::Link { ifindex }),

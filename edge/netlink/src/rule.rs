@@ -138,7 +138,7 @@ pub fn list(socket: &mut Socket) -> Result<Rules, Error> {
 }
 
 /// Ours, or another's.
-fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
+pub(crate) fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
     let [family, dst_len, src_len, tos, low_table, _, _, action, ..] = *reply.payload else {
         return None;
     };
@@ -171,7 +171,10 @@ fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
     let selector = match (src_len, src, iif, mark, mask) {
         (0, None, None, None, None) => Some(Selector::All),
         (0, None, Some(name), None, None) => Some(Selector::Iif(name)),
-        (_, Some(ip), None, None, None) => IpNet::new(ip, src_len).ok().map(Selector::From),
+        (1.., Some(ip), None, None, None) if Family::of(ip) == family => IpNet::new(ip, src_len)
+            .ok()
+            .filter(|net| *net == net.trunc())
+            .map(Selector::From),
         (0, None, None, mark, Some(mask)) => Some(Selector::Mark(mark.unwrap_or(0), mask)),
         _ => None,
     };

@@ -25,8 +25,14 @@ const READ: usize = 64 * 1024;
 pub(crate) const ROUTE: Option<Protocol> = None;
 /// nf_tables and conntrack.
 pub(crate) const NETFILTER: Option<Protocol> = Some(netlink::NETFILTER);
+/// Messages of one dump, in bytes: a routing table of a million routes takes less than half of it. What comes beyond is read
+/// and dropped, and the dump fails: a list that is not whole must not be taken for one.
+const DUMP_BYTES: usize = 256 << 20;
 /// How often a dump is repeated that the kernel marked as inconsistent because something changed meanwhile.
 const DUMP_TRIES: usize = 20;
+
+/// What is wrong with an acknowledgement, or with the end of a list, that holds no error number.
+const CUT: &str = "its end is cut short";
 
 /// A netlink socket, bound to the namespace it was opened in whatever thread uses it later.
 #[derive(Debug)]
@@ -36,6 +42,7 @@ pub struct Socket {
     seq: u32,
     out: Vec<u8>,
     buffer: Vec<u8>,
+    dump_limit: usize,
 }
 
 impl Socket {
@@ -94,6 +101,7 @@ impl Socket {
             seq: 0,
             out: Vec::new(),
             buffer: Vec::new(),
+            dump_limit: DUMP_BYTES,
         })
     }
 
@@ -169,14 +177,19 @@ impl Socket {
         let mut verdicts = vec![None; chunk.len()];
         let mut open = chunk.len();
         while open > 0 {
+            let mut cut = false;
             self.receive(|reply| {
                 let index = usize::try_from(reply.seq.wrapping_sub(first)).unwrap_or(usize::MAX);
                 if let (nlm::ERROR, Some(slot @ None)) = (reply.kind, verdicts.get_mut(index)) {
                     *slot = reply.verdict();
+                    cut |= slot.is_none();
                     open -= usize::from(slot.is_some());
                 }
             })
             .map_err(what)?;
+            if cut {
+                return Err(chunk[0].malformed(CUT));
+            }
         }
         outcomes.extend(
             chunk
@@ -203,16 +216,17 @@ impl Socket {
             let mut verdict = None;
             self.receive(|reply| match reply.kind {
                 _ if reply.seq != seq || verdict.is_some() => {}
-                nlm::ERROR => verdict = reply.verdict(),
+                nlm::ERROR => verdict = Some(reply.verdict()),
                 _ => each(reply),
             })
             .map_err(|source| system(&request, source))?;
             match verdict {
-                Some((Some(errno), message)) if request.tolerated != Some(errno) => {
+                None => {}
+                Some(None) => return Err(request.malformed(CUT)),
+                Some(Some((Some(errno), message))) if request.tolerated != Some(errno) => {
                     return Err(request.refused(errno, message));
                 }
-                Some(_) => return Ok(()),
-                None => {}
+                Some(Some(_)) => return Ok(()),
             }
         }
     }
@@ -229,25 +243,29 @@ impl Socket {
             let mut found = Vec::new();
             let mut interrupted = false;
             let mut end = None;
+            let (mut bytes, limit) = (0_usize, self.dump_limit);
             while end.is_none() {
-                self.receive(|reply| {
+                let read = self.receive(|reply| {
                     if reply.seq != seq || end.is_some() {
                         return;
                     }
                     interrupted |= reply.flags & nlm::DUMP_INTR != 0;
                     match reply.kind {
-                        nlm::DONE | nlm::ERROR => end = Some(reply.verdict().unwrap_or_default()),
+                        nlm::DONE | nlm::ERROR => end = Some(reply.verdict()),
+                        _ if bytes > limit => {}
                         _ => found.extend(decode(reply)),
                     }
-                })
-                .map_err(|source| system(request, source))?;
+                });
+                bytes = bytes.saturating_add(read.map_err(|source| system(request, source))?);
             }
-            match end {
+            match end.flatten() {
+                None => return Err(request.malformed(CUT)),
                 Some((Some(errno), message)) => {
                     return Err(request.clone().refused(errno, message));
                 }
-                _ if interrupted => {}
-                _ => return Ok(found),
+                Some(_) if bytes > limit => return Err(request.too_long(limit)),
+                Some(_) if interrupted => {}
+                Some(_) => return Ok(found),
             }
         }
         Err(request.malformed("the list kept changing while it was read"))
@@ -290,18 +308,26 @@ impl Socket {
         let mut failure = None;
         let mut done = false;
         while !done {
+            let mut cut = false;
             self.receive(|reply| {
                 let index = usize::try_from(reply.seq.wrapping_sub(first)).unwrap_or(usize::MAX);
                 if reply.kind != nlm::ERROR || index > requests.len() {
                     return;
                 }
-                if let (None, Some((Some(errno), message))) = (&failure, reply.verdict()) {
-                    failure = Some((index.max(1), errno, message));
+                match reply.verdict() {
+                    None => cut = true,
+                    Some((Some(errno), message)) if failure.is_none() => {
+                        failure = Some((index.max(1), errno, message));
+                    }
+                    Some(_) => {}
                 }
                 // A failure of the transaction as a whole is reported for its first message.
                 done |= reply.seq == last_seq || reply.seq == first;
             })
             .map_err(|source| system(last, source))?;
+            if cut {
+                return Err(last.malformed(CUT));
+            }
         }
         match failure {
             Some((index, errno, message)) => {
@@ -326,8 +352,8 @@ impl Socket {
         retry_on_intr(|| rustix::net::send(&self.fd, bytes, SendFlags::empty())).map(drop)
     }
 
-    /// Reads one datagram and hands its messages to `each`.
-    fn receive(&mut self, each: impl FnMut(&Reply<'_>)) -> rustix::io::Result<()> {
+    /// Reads one datagram and hands its messages to `each`; its length.
+    fn receive(&mut self, each: impl FnMut(&Reply<'_>)) -> rustix::io::Result<usize> {
         if self.buffer.is_empty() {
             self.buffer.resize(READ, 0);
         }
@@ -364,13 +390,14 @@ pub(crate) fn open(protocol: Option<Protocol>) -> rustix::io::Result<(OwnedFd, u
     Ok((fd, address.pid()))
 }
 
-/// Reads one datagram and hands its messages to `each`.
+/// Reads one datagram and hands its messages to `each`; its length. One that is empty or that ends within a message is
+/// `EBADMSG`, one that is longer than the buffer `EMSGSIZE`.
 pub(crate) fn receive(
     fd: BorrowedFd<'_>,
     buffer: &mut [u8],
     flags: RecvFlags,
     mut each: impl FnMut(&Reply<'_>),
-) -> rustix::io::Result<()> {
+) -> rustix::io::Result<usize> {
     let (length, whole) =
         retry_on_intr(|| rustix::net::recv(fd, &mut *buffer, flags | RecvFlags::TRUNC))?;
     if whole > length {
@@ -381,7 +408,10 @@ pub(crate) fn receive(
         each(&reply);
         rest = next;
     }
-    Ok(())
+    if length == 0 || !rest.is_empty() {
+        return Err(Errno::BADMSG);
+    }
+    Ok(length)
 }
 
 pub(crate) fn set_option(fd: BorrowedFd<'_>, option: c_int, value: u32) -> rustix::io::Result<()> {
@@ -408,3 +438,6 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, option: c_int, value: u32) -> rusti
 pub(crate) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
+
+#[cfg(test)]
+mod tests;

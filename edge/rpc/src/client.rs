@@ -81,5 +81,6 @@ pub async fn connect(path: &Path) -> Result<NodeClient<Transport>, ConnectError>
         let _ended = connection.await;
     });
     let authority = http::Uri::from_static("http://agent.tombolo");
-    Ok(NodeClient::with_origin(Transport(sender), authority))
+    Ok(NodeClient::with_origin(Transport(sender), authority)
+        .max_decoding_message_size(crate::MAX_MESSAGE))
 }

@@ -20,6 +20,12 @@ pub use client::{ConnectError, Transport, connect};
 /// The version of the protocol that this build speaks: it goes with every request.
 pub const PROTOCOL: u32 = 1;
 
+/// Longest message of either side in bytes. A request of the longest names and a list of 64 addresses has a sixth of it.
+pub const MAX_MESSAGE: usize = 64 << 10;
+
+/// Longest text of a [`Failure`] in bytes; what is longer is cut, so that a failure can always be told.
+pub const MAX_TEXT: usize = 8 << 10;
+
 /// Where the agent listens unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/tombolo/agent.sock";
 
@@ -33,9 +39,14 @@ impl Failure {
     /// A failure with the `reason`'s word; `message` is for people: operation, subject, cause.
     #[must_use]
     pub fn new(reason: Reason, message: impl Into<String>, retryable: bool) -> Self {
+        let mut message = message.into();
+        if message.len() > MAX_TEXT {
+            message.truncate(message.floor_char_boundary(MAX_TEXT));
+            message.push_str(" …");
+        }
         Self {
             reason: reason.word().to_owned(),
-            message: message.into(),
+            message,
             retryable,
         }
     }
@@ -49,6 +60,12 @@ impl Failure {
             Self::new(Reason::ProtocolMismatch, message, false)
         })
     }
+}
+
+/// The server of a service, which reads no request longer than [`MAX_MESSAGE`].
+#[cfg(feature = "server")]
+pub fn server<T: node_server::Node>(service: T) -> node_server::NodeServer<T> {
+    node_server::NodeServer::new(service).max_decoding_message_size(MAX_MESSAGE)
 }
 
 impl From<Attachment> for AddReply {
@@ -68,16 +85,4 @@ impl From<Failure> for AddReply {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_its_own_version_and_the_one_before() {
-        assert!(protocol_answered(PROTOCOL));
-        assert!(!protocol_answered(PROTOCOL + 1));
-        assert!(!protocol_answered(0));
-        let failure = Failure::unless_answered(PROTOCOL + 1).unwrap();
-        assert_eq!(failure.reason, "ProtocolMismatch");
-        assert_eq!(Failure::unless_answered(PROTOCOL), None);
-    }
-}
+mod tests;

@@ -3,6 +3,9 @@
 
 use serde_json::Value;
 
+/// Most bytes of a path; filters in filters are read by recursion.
+const MAX_LEN: usize = 4096;
+
 /// A parsed path.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JsonPath(Vec<Step>);
@@ -22,6 +25,9 @@ pub enum PathError {
     /// Nothing there.
     #[error("the path is empty")]
     Empty,
+    /// Too much there.
+    #[error("the path has more than {MAX_LEN} bytes")]
+    TooLong,
     /// It must begin with a dot or a bracket.
     #[error("expected '.' or '[' at '{0}'")]
     Start(String),
@@ -46,6 +52,9 @@ impl JsonPath {
             .unwrap_or(text);
         if text.is_empty() {
             return Err(PathError::Empty);
+        }
+        if text.len() > MAX_LEN {
+            return Err(PathError::TooLong);
         }
         let mut steps = Vec::new();
         let mut rest = text.strip_prefix('$').unwrap_or(text);
@@ -224,6 +233,33 @@ mod tests {
             let found = JsonPath::parse(path).unwrap();
             assert_eq!(json!(found.find(&object)), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn fuzz() {
+        let object = json!({"a": [{"b": 1, "c": "x"}, {"b": 2}], "d": {"e": null}});
+        let words = &["?(@.b==1)", "[*]", "[-1]", ".*", "['a']", "@", "==", "!="];
+        tombolo_fuzz::Target::new("lab-jsonpath")
+            .words(words)
+            .check(|bytes| {
+                if let Ok(path) = JsonPath::parse(&String::from_utf8_lossy(bytes)) {
+                    drop(path.find(&object));
+                }
+            });
+    }
+
+    #[test]
+    fn a_path_has_a_limit_on_its_size() {
+        let deep = format!("{}.x==1{}", "[?(@".repeat(1000), ")]".repeat(1000));
+        assert_eq!(JsonPath::parse(&deep), Err(PathError::TooLong));
+        // As deep as the limit allows.
+        drop(JsonPath::parse(&deep[..MAX_LEN]));
+        let long = format!(".{}", "a".repeat(MAX_LEN - 1));
+        assert!(JsonPath::parse(&long).is_ok());
+        assert_eq!(
+            JsonPath::parse(&format!("{long}a")),
+            Err(PathError::TooLong)
+        );
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 mod strategic;
 
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 use crate::error::ApiError;
+use crate::http::BODY_LIMIT;
 use crate::registry::{Behaviour, Resource};
 
 /// A patch as it came.
@@ -60,16 +62,106 @@ impl Patch {
             Self::Merge(patch) => json_patch::merge(&mut patched, patch),
             Self::Strategic(patch) => strategic::merge(&mut patched, patch),
             Self::Json(patch) => {
-                json_patch::patch(&mut patched, patch).map_err(|e| ApiError {
+                let refused = |e| ApiError {
                     code: 422,
                     reason: "Invalid",
                     message: format!(
                         "the server rejected our request due to an error in our request: {e}"
                     ),
                     details: Value::Null,
-                })?;
+                };
+                // Copies of copies double with each operation.
+                let mut copied = 0;
+                for operation in &patch.0 {
+                    if let PatchOperation::Copy(copy) = operation
+                        && let Some(value) = patched.pointer(copy.from.as_str())
+                    {
+                        copied += value.to_string().len();
+                        if copied > BODY_LIMIT {
+                            return Err(ApiError::too_large(BODY_LIMIT));
+                        }
+                    }
+                    let one = std::slice::from_ref(operation);
+                    json_patch::patch(&mut patched, one).map_err(refused)?;
+                }
             }
         }
         Ok(patched)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::registry::Registry;
+
+    const TYPES: [&str; 3] = [
+        "application/merge-patch+json",
+        "application/strategic-merge-patch+json",
+        "application/json-patch+json",
+    ];
+
+    /// `{"object": …, "patch": …}`, the patch as each of the three kinds.
+    #[test]
+    fn fuzz() {
+        let words = &[
+            "op",
+            "add",
+            "remove",
+            "replace",
+            "move",
+            "copy",
+            "test",
+            "path",
+            "from",
+            "value",
+            "/a/-",
+            "/a/0",
+            "/",
+            "$patch",
+            "delete",
+            "$retainKeys",
+            "$setElementOrder/containers",
+            "$deleteFromPrimitiveList/finalizers",
+            "containers",
+            "name",
+            "metadata",
+            "finalizers",
+        ];
+        let pods = Registry::builtin().find("", "v1", "pods").unwrap();
+        tombolo_fuzz::Target::new("lab-patch")
+            .words(words)
+            .check(|bytes| {
+                let Ok(input) = serde_json::from_slice::<Value>(bytes) else {
+                    return;
+                };
+                let patch = serde_json::to_vec(&input["patch"]).unwrap();
+                for kind in TYPES {
+                    let patched =
+                        Patch::parse(&pods, kind, &patch).and_then(|p| p.apply(&input["object"]));
+                    if let Err(error) = patched {
+                        assert!([400, 413, 422].contains(&error.code), "{error:?}");
+                    }
+                }
+            });
+    }
+
+    #[test]
+    fn copies_have_a_limit_on_their_size() {
+        let doubling = vec![json!({"op": "copy", "from": "/a", "path": "/a/-"}); 64];
+        let pods = Registry::builtin().find("", "v1", "pods").unwrap();
+        let patch = Patch::parse(&pods, TYPES[2], json!(doubling).to_string().as_bytes()).unwrap();
+        let error = patch.apply(&json!({"a": ["x"]})).unwrap_err();
+        assert_eq!(error.code, 413);
+        let few = Patch::Json(serde_json::from_value(json!(doubling[..3])).unwrap());
+        assert_eq!(
+            few.apply(&json!({"a": []})).unwrap()["a"]
+                .as_array()
+                .unwrap()
+                .len(),
+            3
+        );
     }
 }

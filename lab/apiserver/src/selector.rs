@@ -183,6 +183,30 @@ mod tests {
         }
     }
 
+    /// The label selector, a line, and the field selector.
+    #[test]
+    fn fuzz() {
+        let object = json!({"metadata": {"name": "a", "labels": {"app": "web"}}});
+        let words = &[
+            "in (",
+            "notin (",
+            "!=",
+            "metadata.name",
+            "spec.nodeName",
+            "!",
+        ];
+        tombolo_fuzz::Target::new("lab-selector")
+            .words(words)
+            .check(|bytes| {
+                let text = String::from_utf8_lossy(bytes);
+                let (labels, fields) = text.split_once('\n').unwrap_or((&text, ""));
+                match Selector::parse(&pods(), labels, fields) {
+                    Ok(selector) => drop(selector.matches(&object)),
+                    Err(error) => assert_eq!(error.code, 400),
+                }
+            });
+    }
+
     #[test]
     fn field_selectors() {
         let object = json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}});

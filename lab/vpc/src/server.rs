@@ -7,6 +7,9 @@ mod dispatch;
 mod http;
 mod shared;
 
+#[cfg(test)]
+pub(crate) use dispatch::cloud as cloud_call;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;

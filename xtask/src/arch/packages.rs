@@ -3,14 +3,18 @@
 use std::path::Path;
 
 use anyhow::Context;
-use cargo_metadata::MetadataCommand;
+use cargo_metadata::{DependencyKind, MetadataCommand};
 
 use super::{Ban, Breach};
 
 /// Edges that may know another edge. Empty: whatever two of them share belongs into core.
 const EDGE_TO_EDGE: &[(&str, &str)] = &[];
 
-/// A dependency of one workspace package on another, whatever its kind; folders relative to the root.
+/// What any package may use in its tests, and none otherwise.
+const TEST_TOOL: &str = "fuzz";
+
+/// A dependency of one workspace package on another, whatever its kind (but for tests on [`TEST_TOOL`]); folders relative to
+/// the root.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edge {
     pub from: String,
@@ -35,9 +39,13 @@ pub fn read(root: &Path) -> anyhow::Result<Vec<Edge>> {
         let from = folder(manifest.parent().context("a manifest has a folder")?)?;
         for dependency in &package.dependencies {
             if let Some(path) = &dependency.path {
+                let to = folder(path.as_std_path())?;
+                if to == TEST_TOOL && dependency.kind == DependencyKind::Development {
+                    continue;
+                }
                 edges.push(Edge {
                     from: from.clone(),
-                    to: folder(path.as_std_path())?,
+                    to,
                 });
             }
         }

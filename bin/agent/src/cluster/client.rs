@@ -12,7 +12,7 @@ pub async fn connect(api_server: Option<http::Uri>) -> anyhow::Result<Client> {
         None => Config::infer().await.context("find the API server")?,
     };
     config.default_retry = false;
-    Client::try_from(config).context("make a client")
+    tombolo_api::client(config).context("make a client")
 }
 
 /// The resource of one of our kinds, for objects that are decoded by ourselves.

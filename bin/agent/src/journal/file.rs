@@ -34,6 +34,9 @@ pub enum Error {
     /// A link or a device where a plain file should be.
     #[error("{} is not a plain file", path.display())]
     NotAFile { path: PathBuf },
+    /// Longer than any file of ours.
+    #[error("{} has more than {limit} bytes", path.display())]
+    TooLong { path: PathBuf, limit: u64 },
     /// The content is not what we write.
     #[error("{} cannot be decoded", path.display())]
     Garbage {
@@ -48,8 +51,8 @@ pub enum Error {
         found: u64,
         wanted: u32,
     },
-    /// The file is named after another attachment than the one it holds.
-    #[error("{} holds attachment {key}, which has another file name", path.display())]
+    /// The file is named after another attachment or address than the one it holds.
+    #[error("{} holds {key}, which has another file name", path.display())]
     Misnamed { path: PathBuf, key: String },
 }
 
@@ -139,20 +142,27 @@ pub fn read_version<T: DeserializeOwned>(path: &Path, wanted: u32) -> Result<T, 
         other => other.map_err(io_error("open", path))?,
     };
     let found = file.metadata().map_err(io_error("inspect", path))?;
-    if !found.is_file() || found.len() > MAX_BYTES {
+    if !found.is_file() {
         return Err(Error::NotAFile {
             path: path.to_owned(),
         });
     }
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES)
+    // The one byte more tells a file that is too long, also one that grows meanwhile.
+    file.take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(io_error("read", path))?;
+    decode(path, &bytes, wanted)
+}
+
+/// What is in a file of this version. The path is for errors.
+pub fn decode<T: DeserializeOwned>(path: &Path, bytes: &[u8], wanted: u32) -> Result<T, Error> {
+    fits(path, bytes)?;
     let garbage = |source| Error::Garbage {
         path: path.to_owned(),
         source,
     };
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(garbage)?;
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(garbage)?;
     match value.get("version").and_then(serde_json::Value::as_u64) {
         Some(version) if version != u64::from(wanted) => Err(Error::Version {
             path: path.to_owned(),
@@ -164,8 +174,19 @@ pub fn read_version<T: DeserializeOwned>(path: &Path, wanted: u32) -> Result<T, 
     }
 }
 
-/// Writes a file under a temporary name, then renames it into place.
-pub fn write_versioned<T: Serialize>(path: &Path, content: &T) -> Result<(), Error> {
+fn fits(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    if u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_BYTES) {
+        Ok(())
+    } else {
+        Err(Error::TooLong {
+            path: path.to_owned(),
+            limit: MAX_BYTES,
+        })
+    }
+}
+
+/// The content of a file. One that would not be read again is not written.
+pub fn encode<T: Serialize>(path: &Path, content: &T) -> Result<Vec<u8>, Error> {
     let garbage = |source| Error::Garbage {
         path: path.to_owned(),
         source,
@@ -175,6 +196,13 @@ pub fn write_versioned<T: Serialize>(path: &Path, content: &T) -> Result<(), Err
         content,
     })
     .map_err(garbage)?;
+    fits(path, &bytes)?;
+    Ok(bytes)
+}
+
+/// Writes a file under a temporary name, then renames it into place.
+pub fn write_versioned<T: Serialize>(path: &Path, content: &T) -> Result<(), Error> {
+    let bytes = encode(path, content)?;
     let temporary = path.with_extension("tmp");
     remove(&temporary)?;
     let mut file = create(&temporary)?;

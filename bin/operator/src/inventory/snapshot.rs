@@ -4,7 +4,7 @@
 //! instance's end) only when a second reading, `confirm_after` later, says the same. Our own writes are applied as they
 //! are answered, and a reading that began before such a write says nothing about that NIC.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use tombolo_cloud_sim::wire::{
@@ -134,8 +134,9 @@ impl NicRecord {
         self.given_back.retain(|_, until| *until > now);
         new.secondary.retain(|ip| !self.given_back.contains_key(ip));
         let before = std::mem::take(&mut self.missing);
+        let listed: BTreeSet<IpAddr> = new.secondary.iter().copied().collect();
         for ip in &self.info.secondary {
-            if new.secondary.contains(ip) {
+            if listed.contains(ip) {
                 continue;
             }
             let since = before.get(ip).copied().unwrap_or(now);
@@ -172,9 +173,9 @@ impl Snapshot {
             .into_iter()
             .map(|subnet| (subnet.id.clone(), subnet))
             .collect();
-        let mut unseen: Vec<String> = self.instances.keys().cloned().collect();
+        let mut unseen: BTreeSet<String> = self.instances.keys().cloned().collect();
         for info in reading.instances {
-            unseen.retain(|id| *id != info.id);
+            unseen.remove(&info.id);
             let terminated = info.state == InstanceState::Terminated;
             let record = self
                 .instances
@@ -193,7 +194,7 @@ impl Snapshot {
                 record.absent.see(true, now, trust.confirm_after);
             }
         }
-        let listed: Vec<String> = reading.nics.iter().map(|nic| nic.id.clone()).collect();
+        let listed: BTreeSet<String> = reading.nics.iter().map(|nic| nic.id.clone()).collect();
         self.absorb_nics(reading.nics, begun, now, trust);
         self.nics.retain(|id, record| {
             let says_so = !listed.contains(id) && record.written <= begun;

@@ -48,18 +48,20 @@ fn version(socket: &mut Socket, family: u8) -> Result<bool, Error> {
     );
     request.body.put_str(abi::table::NAME, NFT_TABLE);
     let mut same = false;
-    socket.ask(request, |reply| {
-        let attributes = reply.attributes(abi::HEADER);
-        let userdata = attributes.value(abi::table::USERDATA).unwrap_or_default();
-        let dormant = attributes.value(abi::table::FLAGS).and_then(be32_of) != Some(0);
-        same |= comment_of(userdata) == Some(VERSION.as_str()) && !dormant;
-    })?;
+    socket.ask(request, |reply| same |= is_this_version(reply))?;
     Ok(same)
 }
 
+pub(super) fn is_this_version(reply: &Reply<'_>) -> bool {
+    let attributes = reply.attributes(abi::HEADER);
+    let userdata = attributes.value(abi::table::USERDATA).unwrap_or_default();
+    let dormant = attributes.value(abi::table::FLAGS).and_then(be32_of) != Some(0);
+    comment_of(userdata) == Some(VERSION.as_str()) && !dormant
+}
+
 /// What identifies a chain.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct ChainShape {
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ChainShape {
     name: String,
     kind: Option<String>,
     hook: Option<u32>,
@@ -75,17 +77,7 @@ fn chains(socket: &mut Socket, family: u8) -> Result<bool, Error> {
         0,
         &header(family),
     );
-    let mut found = socket.dump(&request, |reply| {
-        let attributes = ours(reply, abi::chain::TABLE)?;
-        let hook = attributes.inside(abi::chain::HOOK);
-        Some(ChainShape {
-            name: attributes.value(abi::chain::NAME).and_then(text)?,
-            kind: attributes.value(abi::chain::TYPE).and_then(text),
-            hook: hook.value(abi::chain::HOOK_NUMBER).and_then(be32_of),
-            priority: hook.value(abi::chain::HOOK_PRIORITY).and_then(be32_of),
-            policy: attributes.value(abi::chain::POLICY).and_then(be32_of),
-        })
-    })?;
+    let mut found = socket.dump(&request, chain)?;
     let mut wanted: Vec<_> = CHAINS
         .iter()
         .filter(|chain| chain.family == family)
@@ -102,6 +94,18 @@ fn chains(socket: &mut Socket, family: u8) -> Result<bool, Error> {
     Ok(found == wanted)
 }
 
+pub(super) fn chain(reply: &Reply<'_>) -> Option<ChainShape> {
+    let attributes = ours(reply, abi::chain::TABLE)?;
+    let hook = attributes.inside(abi::chain::HOOK);
+    Some(ChainShape {
+        name: attributes.value(abi::chain::NAME).and_then(text)?,
+        kind: attributes.value(abi::chain::TYPE).and_then(text),
+        hook: hook.value(abi::chain::HOOK_NUMBER).and_then(be32_of),
+        priority: hook.value(abi::chain::HOOK_PRIORITY).and_then(be32_of),
+        policy: attributes.value(abi::chain::POLICY).and_then(be32_of),
+    })
+}
+
 /// Chain by chain the comments and the names of the expressions of its rules, in order.
 fn rules(socket: &mut Socket, family: u8) -> Result<bool, Error> {
     let mut request = Request::new(
@@ -112,20 +116,7 @@ fn rules(socket: &mut Socket, family: u8) -> Result<bool, Error> {
         &header(family),
     );
     request.body.put_str(abi::rule::TABLE, NFT_TABLE);
-    let found = socket.dump(&request, |reply| {
-        let attributes = ours(reply, abi::rule::TABLE)?;
-        let expressions = attributes.inside(abi::rule::EXPRESSIONS);
-        let names: Vec<_> = expressions
-            .filter_map(|(_, elem)| Attributes(elem).value(1).and_then(text))
-            .collect();
-        let comment = comment_of(attributes.value(abi::rule::USERDATA).unwrap_or_default())
-            .map(str::to_owned);
-        Some((
-            attributes.value(abi::rule::CHAIN).and_then(text)?,
-            comment,
-            names,
-        ))
-    })?;
+    let found = socket.dump(&request, rule)?;
     let count: usize = CHAINS
         .iter()
         .filter(|chain| chain.family == family)
@@ -143,6 +134,22 @@ fn rules(socket: &mut Socket, family: u8) -> Result<bool, Error> {
             .iter()
             .filter(|chain| chain.family == family)
             .all(same))
+}
+
+/// Of a rule: its chain, its comment, the names of its expressions.
+pub(super) fn rule(reply: &Reply<'_>) -> Option<(String, Option<String>, Vec<String>)> {
+    let attributes = ours(reply, abi::rule::TABLE)?;
+    let expressions = attributes.inside(abi::rule::EXPRESSIONS);
+    let names: Vec<_> = expressions
+        .filter_map(|(_, elem)| Attributes(elem).value(1).and_then(text))
+        .collect();
+    let comment =
+        comment_of(attributes.value(abi::rule::USERDATA).unwrap_or_default()).map(str::to_owned);
+    Some((
+        attributes.value(abi::rule::CHAIN).and_then(text)?,
+        comment,
+        names,
+    ))
 }
 
 trait EqByRule {
@@ -174,17 +181,7 @@ fn sets(socket: &mut Socket) -> Result<bool, Error> {
         &header(abi::INET),
     );
     request.body.put_str(abi::set::TABLE, NFT_TABLE);
-    let mut found = socket.dump(&request, |reply| {
-        let attributes = ours(reply, abi::set::TABLE)?;
-        let number = |kind| attributes.value(kind).and_then(be32_of);
-        Some((
-            attributes.value(abi::set::NAME).and_then(text)?,
-            number(abi::set::FLAGS).unwrap_or(0),
-            number(abi::set::KEY_TYPE),
-            number(abi::set::KEY_LEN),
-            number(abi::set::DATA_TYPE),
-        ))
-    })?;
+    let mut found = socket.dump(&request, set)?;
     let mut wanted: Vec<_> = SETS
         .iter()
         .map(|set| {
@@ -201,6 +198,21 @@ fn sets(socket: &mut Socket) -> Result<bool, Error> {
     found.sort();
     wanted.sort();
     Ok(found == wanted)
+}
+
+/// Name, flags, type and length of the key, type of the data.
+type SetShape = (String, u32, Option<u32>, Option<u32>, Option<u32>);
+
+pub(super) fn set(reply: &Reply<'_>) -> Option<SetShape> {
+    let attributes = ours(reply, abi::set::TABLE)?;
+    let number = |kind| attributes.value(kind).and_then(be32_of);
+    Some((
+        attributes.value(abi::set::NAME).and_then(text)?,
+        number(abi::set::FLAGS).unwrap_or(0),
+        number(abi::set::KEY_TYPE),
+        number(abi::set::KEY_LEN),
+        number(abi::set::DATA_TYPE),
+    ))
 }
 
 /// The attributes of a message about something in a table with our name.

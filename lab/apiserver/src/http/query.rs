@@ -113,7 +113,9 @@ pub fn percent_decode(text: &str) -> Option<String> {
     let mut i = 0;
     while i < bytes.len() {
         if bytes[i] == b'%' {
-            let digits = text.get(i + 1..i + 3)?;
+            // The sign that a number may have is no digit.
+            let is_hex = |digits: &&str| digits.bytes().all(|b| b.is_ascii_hexdigit());
+            let digits = text.get(i + 1..i + 3).filter(is_hex)?;
             out.push(u8::from_str_radix(digits, 16).ok()?);
             i += 3;
         } else {
@@ -129,10 +131,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fuzz() {
+        tombolo_fuzz::Target::new("lab-query").check(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Some(decoded) = percent_decode(&text) {
+                assert!(decoded.len() <= text.len());
+                if !text.contains('%') {
+                    assert_eq!(decoded, text);
+                }
+            }
+            if let Ok(uri) = format!("/x?{text}").parse::<Uri>()
+                && let Ok(query) = Query::parse(&uri)
+            {
+                drop((
+                    query.version(),
+                    query.number("limit"),
+                    query.write_options(),
+                ));
+            }
+        });
+    }
+
+    #[test]
     fn decoding() {
         assert_eq!(percent_decode("a%3Ab").as_deref(), Some("a:b"));
         assert_eq!(percent_decode("a%3"), None);
         assert_eq!(percent_decode("a%ff"), None);
+        assert_eq!(percent_decode("a%+1"), None);
         let uri: Uri = "/x?&limit=5&labelSelector=a%3Db%2Cc&watch=1"
             .parse()
             .unwrap();

@@ -417,3 +417,46 @@ proptest! {
         }
     }
 }
+
+/// Calls, a line each: the verb and its body.
+#[test]
+fn fuzz_calls() {
+    let words = &[
+        "\n",
+        "CreateNic ",
+        "AttachNic ",
+        "DetachNic ",
+        "DeleteNic ",
+        "AssignAddresses ",
+        "UnassignAddresses ",
+        "TagNic ",
+        "DescribeNics ",
+        "DescribeSubnets ",
+        "nic",
+        "instance",
+        "subnet",
+        "device_index",
+        "count",
+        "family",
+        "IPv4",
+        "IPv6",
+        "addresses",
+        "tags",
+        "ipv4_count",
+        "ipv6_count",
+        "client_token",
+    ];
+    let target = tombolo_fuzz::Target::new("lab-cloud-calls").words(words);
+    target.check(|bytes| {
+        let mut m = model();
+        run(&mut m, "vm", "a");
+        for (at, line) in String::from_utf8_lossy(bytes).lines().take(50).enumerate() {
+            let (verb, body) = line.split_once(' ').unwrap_or((line, ""));
+            let now = Millis(at as u64);
+            if let Err(error) = crate::server::cloud_call(&mut m, now, verb, body.as_bytes()) {
+                assert!(!error.code.is_empty() && !error.message.is_empty());
+            }
+            settle(&mut m);
+        }
+    });
+}
