@@ -196,6 +196,10 @@ async fn garbage_that_comes_while_the_agent_runs_does_not_take_a_pods_packets() 
         let garbage = format!("{prefix} dev eth1 table 990 proto 116 metric 7");
         ip(node, &format!("{family} route add {garbage}"));
     }
+    // Nor does a rule of ours that somebody flushed a moment ago.
+    for family in ["-4", "-6"] {
+        ip(node, &format!("{family} rule del priority 512"));
+    }
     bed.add(&pod).await.unwrap();
     for prefix in [FOUR, SIX] {
         let metrics: Vec<_> = routes(&bed, prefix)

@@ -1,15 +1,18 @@
 //! Nothing of an address's earlier life reaches the pod that has it now.
 //!
 //! At ADD the kernel is asked, once an address, where it would send a packet for the pod. One that is not the pod's link is
-//! another's: a route of ours that was left behind is removed; anything else is somebody's intent, and is named.
+//! another's: a route of ours that was left behind is removed, and our rule is put back if somebody flushed it a moment ago;
+//! anything else is somebody's intent, and is named.
 
 use std::net::IpAddr;
 
-use tombolo_core::datapath::conventions::{NO_POD_METRIC, POD_TABLE};
-use tombolo_core::datapath::{EndpointState, Route, RouteKind};
+use rustix::io::Errno;
+use tombolo_core::datapath::conventions::{NO_POD_METRIC, POD_TABLE, PRIORITY_TO_POD};
+use tombolo_core::datapath::{EndpointState, Route, RouteKind, Rule, RuleAction, Selector};
+use tombolo_core::types::Family;
 
 use crate::route::{self, Way};
-use crate::{Error, Kernel};
+use crate::{Error, Kernel, rule};
 
 /// Checks that packets for each address of the endpoint go to its link.
 pub fn verify(kernel: &mut Kernel, state: &EndpointState) -> Result<(), Error> {
@@ -18,6 +21,7 @@ pub fn verify(kernel: &mut Kernel, state: &EndpointState) -> Result<(), Error> {
             continue;
         }
         remove_stale(kernel, wanted)?;
+        restore_lookup(kernel, wanted)?;
         if let Err(way) = arrives(kernel, wanted)? {
             return Err(Error::Diverted {
                 ip: wanted.dst.addr(),
@@ -42,6 +46,19 @@ fn arrives(kernel: &mut Kernel, wanted: &Route) -> Result<Result<(), String>, Er
         Err(error @ Error::Refused { .. }) => Ok(Err(error.to_string())),
         Err(error) => Err(error),
     }
+}
+
+/// The rule that asks the table of pods: the comparison would put it back a moment later.
+fn restore_lookup(kernel: &mut Kernel, wanted: &Route) -> Result<(), Error> {
+    let lookup = Rule {
+        family: Family::of(wanted.dst.addr()),
+        priority: PRIORITY_TO_POD,
+        selector: Selector::All,
+        action: RuleAction::Lookup(POD_TABLE),
+    };
+    kernel
+        .route
+        .request(rule::add(&lookup).tolerate(Errno::EXIST))
 }
 
 /// Removes routes of ours to the same destination that are neither the pod's nor the one for when there is no pod.
