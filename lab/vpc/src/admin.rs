@@ -1,7 +1,7 @@
 //! Calls that only the lab has: `POST /lab/v1/<Verb>` on the unix socket, never on the address that instances reach.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,10 @@ lab_verbs! {
     SetKnob -> Empty,
     Knobs -> KnobState,
     SetMtu -> Empty,
+    TakeAddress -> Empty,
+    MoveAddress -> Empty,
+    ForceDetach -> Empty,
+    VanishNic -> Empty,
     Info -> LabInfo,
     Shutdown -> Empty,
 }
@@ -169,13 +173,19 @@ pub struct CallCount {
     pub throttled: u64,
     /// Connection cut instead of a reply.
     pub lost: u64,
+    /// Replies spoilt.
+    #[serde(default)]
+    pub corrupted: u64,
+    /// Replies that are held at this moment; each is counted elsewhere once it is let go.
+    #[serde(default)]
+    pub held: u64,
 }
 
 impl CallCount {
     /// All calls that arrived.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.ok + self.refused + self.throttled + self.lost
+        self.ok + self.refused + self.throttled + self.lost + self.corrupted + self.held
     }
 }
 
@@ -201,6 +211,37 @@ pub struct SetMtu {
     pub nic: String,
     /// Bytes.
     pub mtu: u32,
+}
+
+/// Somebody else takes a secondary address away from whichever NIC has it. This and the three calls below are what happens
+/// behind the product's back: no knob disturbs them. They return once the fabric has caught up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TakeAddress {
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// Somebody else moves a secondary address to another NIC of its subnet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MoveAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The NIC that gets it.
+    pub to: String,
+}
+
+/// Somebody else detaches a NIC by force, whatever it is doing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ForceDetach {
+    /// The NIC.
+    pub nic: String,
+}
+
+/// Somebody else deletes a NIC, detaching it by force where it is attached.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VanishNic {
+    /// The NIC.
+    pub nic: String,
 }
 
 /// What this lab is.

@@ -77,6 +77,9 @@ pub enum Command {
     /// How the cloud misbehaves.
     #[command(subcommand)]
     Knob(KnobCommand),
+    /// What other people do behind the product's back.
+    #[command(subcommand)]
+    Meddle(MeddleCommand),
     /// Stop the VPC and remove all of it, also what a killed one left.
     Down,
 }
@@ -225,6 +228,33 @@ pub enum KnobCommand {
     Set(Knob),
 }
 
+/// Meddling.
+#[derive(Clone, Debug, Subcommand)]
+pub enum MeddleCommand {
+    /// Take a secondary address away from whichever network interface has it.
+    TakeAddress {
+        /// The address.
+        address: std::net::IpAddr,
+    },
+    /// Move a secondary address to another network interface of its subnet.
+    MoveAddress {
+        /// The address.
+        address: std::net::IpAddr,
+        /// Id of the network interface that gets it.
+        to: String,
+    },
+    /// Detach a network interface by force, whatever it is doing.
+    ForceDetach {
+        /// Id.
+        nic: String,
+    },
+    /// Delete a network interface, detaching it by force where it is attached.
+    VanishNic {
+        /// Id.
+        nic: String,
+    },
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
         .split_once('=')
@@ -270,6 +300,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Command::SpoofCounters { reset } => commands::counters(&client, reset).await,
         Command::Calls { reset } => commands::calls(&client, reset).await,
         Command::Knob(command) => commands::knob(&client, command).await,
+        Command::Meddle(command) => commands::meddle(&client, command).await,
         Command::Down => commands::down(&client, &args.lab).await,
     }
 }

@@ -9,12 +9,14 @@
 //!   │                 ▼               ▼                      ▼
 //!   │ observed        └──────────▶ Detaching ◀───────────────┘
 //!   │ unplugged                       │ due
-//!   └──────────── Unplugging ◀────────┘        terminate: any ▶ Unplugging
+//!   └──────────── Unplugging ◀────────┘        terminate, forced detach: any ▶ Unplugging
 //! ```
-//! The link exists in `Plugging`, `In` and `Detaching`.
+//! The link exists in `Plugging`, `In` and `Detaching`. An attachment that is to fail goes from `Attaching` to `Unplugging`
+//! when it is due; one that is to get stuck is never due.
 
 mod describe;
 mod instances;
+mod meddle;
 mod nics;
 mod pool;
 mod refusal;
@@ -29,6 +31,7 @@ use tombolo_core::types::{Family, Mac, Millis};
 use crate::config::{Config, SubnetConfig};
 use crate::plan::{Desired, FabricPlan, Namespace, OsConfig, Plug};
 
+pub use describe::View;
 pub use pool::AddressPool;
 pub use refusal::Refusal;
 
@@ -75,11 +78,20 @@ impl Subnet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Out,
-    Attaching { due: Millis },
+    Attaching { due: Option<Millis>, fails: bool },
     Plugging,
     In,
     Detaching { due: Millis },
     Unplugging,
+}
+
+/// What becomes of an attachment that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AttachEnd {
+    /// It ends without a link when its time has come.
+    Fails,
+    /// It stays in `attaching`.
+    Sticks,
 }
 
 #[derive(Debug)]
@@ -98,6 +110,8 @@ struct Nic {
     token: Option<String>,
     phase: Phase,
     attachment: Option<tombolo_cloud_sim::wire::Attachment>,
+    /// Somebody wants it deleted as soon as it is unplugged.
+    doomed: bool,
 }
 
 impl Nic {
@@ -161,6 +175,10 @@ pub struct Model {
     generation: u64,
     attach_delay: Millis,
     detach_delay: Millis,
+    /// What becomes of the next attachments, and of how many.
+    attach_ends: BTreeMap<AttachEnd, u32>,
+    /// Assign calls that are still to give only half.
+    half_assigns: u32,
 }
 
 impl Model {
@@ -192,6 +210,8 @@ impl Model {
             generation: 0,
             attach_delay: Millis(config.delays.attach_ms),
             detach_delay: Millis(config.delays.detach_ms),
+            attach_ends: BTreeMap::new(),
+            half_assigns: 0,
             config,
         }
     }
@@ -216,6 +236,35 @@ impl Model {
     /// Sets how long detaching takes from now on.
     pub const fn set_detach_delay(&mut self, delay: Millis) {
         self.detach_delay = delay;
+    }
+
+    /// Lets so many of the next attachments end like this.
+    pub fn set_attach_end(&mut self, end: AttachEnd, count: u32) {
+        self.attach_ends.insert(end, count);
+    }
+
+    /// Attachments that are still to end like this.
+    #[must_use]
+    pub fn attach_ends(&self, end: AttachEnd) -> u32 {
+        self.attach_ends.get(&end).copied().unwrap_or(0)
+    }
+
+    /// Lets so many of the next assign calls give only half of what they are asked for.
+    pub const fn set_half_assigns(&mut self, count: u32) {
+        self.half_assigns = count;
+    }
+
+    /// Assign calls that are still to give only half.
+    #[must_use]
+    pub const fn half_assigns(&self) -> u32 {
+        self.half_assigns
+    }
+
+    /// What becomes of the next attachment.
+    fn next_attach_end(&mut self) -> Option<AttachEnd> {
+        let (end, count) = self.attach_ends.iter_mut().find(|(_, count)| **count > 0)?;
+        *count -= 1;
+        Some(*end)
     }
 
     /// What the fabric needs to know once.
@@ -250,7 +299,8 @@ impl Model {
         self.nics
             .values()
             .filter_map(|n| match n.phase {
-                Phase::Attaching { due } | Phase::Detaching { due } => Some(due),
+                Phase::Attaching { due, .. } => due,
+                Phase::Detaching { due } => Some(due),
                 _ => None,
             })
             .min()
@@ -260,7 +310,16 @@ impl Model {
     pub fn tick(&mut self, now: Millis) {
         for nic in self.nics.values_mut() {
             let next = match nic.phase {
-                Phase::Attaching { due } if due <= now => Phase::Plugging,
+                Phase::Attaching {
+                    due: Some(due),
+                    fails,
+                } if due <= now => {
+                    if fails {
+                        Phase::Unplugging
+                    } else {
+                        Phase::Plugging
+                    }
+                }
                 Phase::Detaching { due } if due <= now => Phase::Unplugging,
                 _ => continue,
             };
@@ -282,7 +341,8 @@ impl Model {
                         .as_ref()
                         .and_then(|a| self.instances.get(&a.instance))
                         .is_none_or(|i| i.state == InstanceState::Terminated);
-                    if ended && attachment.is_some_and(|a| a.delete_on_termination) {
+                    let goes_along = ended && attachment.is_some_and(|a| a.delete_on_termination);
+                    if goes_along || nic.doomed {
                         gone.push(id.clone());
                     }
                 }

@@ -265,6 +265,7 @@ async fn drive(shared: &Shared, applied: &watch::Sender<u64>) -> ServeError {
         let (settled, due) = {
             let mut model = shared.model();
             model.observe(&outcome.plugged);
+            shared.remember(&model);
             (model.generation() == generation, model.next_due())
         };
         shared.note(outcome);

@@ -10,10 +10,11 @@ use tombolo_cloud_sim::wire::{
 };
 use tombolo_core::types::Family;
 
-use super::{KnobCommand, NicCommand, Output, VmCommand, table};
+use super::{KnobCommand, MeddleCommand, NicCommand, Output, VmCommand, table};
 use crate::admin::{
-    Calls, Counters, InstanceDetail, Knobs, Links, ListInstances, ResetCalls, ResetCounters,
-    RunInstance, SetKnob, SetMtu, Shutdown, TerminateInstance,
+    Calls, Counters, ForceDetach, InstanceDetail, Knobs, Links, ListInstances, MoveAddress,
+    ResetCalls, ResetCounters, RunInstance, SetKnob, SetMtu, Shutdown, TakeAddress,
+    TerminateInstance, VanishNic,
 };
 use crate::capture::Capture;
 use crate::client::{AdminClient, ClientError};
@@ -281,7 +282,7 @@ pub async fn counters(client: &AdminClient, reset: bool) -> anyhow::Result<()> {
 }
 
 pub async fn calls(client: &AdminClient, reset: bool) -> anyhow::Result<()> {
-    let rows: Vec<[String; 5]> = client
+    let rows: Vec<[String; 7]> = client
         .lab(&Calls {})
         .await?
         .into_iter()
@@ -292,10 +293,23 @@ pub async fn calls(client: &AdminClient, reset: bool) -> anyhow::Result<()> {
                 c.refused.to_string(),
                 c.throttled.to_string(),
                 c.lost.to_string(),
+                c.corrupted.to_string(),
+                c.held.to_string(),
             ]
         })
         .collect();
-    table::print(["CALL", "OK", "REFUSED", "THROTTLED", "LOST"], &rows);
+    table::print(
+        [
+            "CALL",
+            "OK",
+            "REFUSED",
+            "THROTTLED",
+            "LOST",
+            "CORRUPTED",
+            "HELD",
+        ],
+        &rows,
+    );
     if reset {
         client.lab(&ResetCalls {}).await?;
     }
@@ -310,6 +324,18 @@ pub async fn knob(client: &AdminClient, command: KnobCommand) -> anyhow::Result<
             Ok(())
         }
     }
+}
+
+pub async fn meddle(client: &AdminClient, command: MeddleCommand) -> anyhow::Result<()> {
+    let Empty {} = match command {
+        MeddleCommand::TakeAddress { address } => client.lab(&TakeAddress { address }).await?,
+        MeddleCommand::MoveAddress { address, to } => {
+            client.lab(&MoveAddress { address, to }).await?
+        }
+        MeddleCommand::ForceDetach { nic } => client.lab(&ForceDetach { nic }).await?,
+        MeddleCommand::VanishNic { nic } => client.lab(&VanishNic { nic }).await?,
+    };
+    Ok(())
 }
 
 /// Stops a server and waits until it is gone; without one, sweeps what a killed one left.

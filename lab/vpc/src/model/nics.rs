@@ -9,7 +9,7 @@ use tombolo_cloud_sim::wire::{
 };
 use tombolo_core::types::{Family, Mac, Millis};
 
-use super::{Model, Nic, Phase, Refusal};
+use super::{AttachEnd, Model, Nic, Phase, Refusal};
 
 /// EC2's bound for a NIC that no instance type bounds yet.
 const MAX_ADDRESSES: u16 = 50;
@@ -145,9 +145,13 @@ impl Model {
             delete_on_termination: call.delete_on_termination,
         };
         let due = now + self.attach_delay;
+        let end = self.next_attach_end();
         let nic = self.nic_mut(&call.nic)?;
         nic.attachment = Some(attachment.clone());
-        nic.phase = Phase::Attaching { due };
+        nic.phase = Phase::Attaching {
+            due: (end != Some(AttachEnd::Sticks)).then_some(due),
+            fails: end == Some(AttachEnd::Fails),
+        };
         self.generation += 1;
         Ok(attachment)
     }
@@ -199,7 +203,7 @@ impl Model {
         Ok(())
     }
 
-    /// Gives a NIC more addresses: all of them or none.
+    /// Gives a NIC more addresses: all of them or none, unless it was told to give half.
     ///
     /// # Errors
     /// Unknown NIC, limits, a subnet without (enough) addresses.
@@ -214,7 +218,10 @@ impl Model {
         let limit = self.limit(nic, call.family);
         check_limit(nic, call.family, usize::from(call.count), limit)?;
         let subnet = nic.subnet.clone();
-        let addresses = self.take(&subnet, call.family, call.count)?;
+        let halved = self.half_assigns > 0 && call.count > 1;
+        let count = if halved { call.count / 2 } else { call.count };
+        let addresses = self.take(&subnet, call.family, count)?;
+        self.half_assigns -= u32::from(halved);
         self.nic_mut(&call.nic)?.secondary.extend(&addresses);
         self.generation += 1;
         Ok(AssignedAddresses { addresses })
@@ -291,7 +298,7 @@ impl Model {
             .ok_or_else(|| Refusal::NicNotFound(id.to_owned()))
     }
 
-    fn nic_mut(&mut self, id: &str) -> Result<&mut Nic, Refusal> {
+    pub(super) fn nic_mut(&mut self, id: &str) -> Result<&mut Nic, Refusal> {
         self.nics
             .get_mut(id)
             .ok_or_else(|| Refusal::NicNotFound(id.to_owned()))
@@ -335,6 +342,7 @@ impl Model {
             token: None,
             phase: Phase::Out,
             attachment: None,
+            doomed: false,
         };
         self.nics.insert(id.clone(), nic);
         Ok(id)
@@ -353,7 +361,7 @@ impl Model {
     }
 
     /// Addresses of a family that a NIC may have where it is.
-    fn limit(&self, nic: &Nic, family: Family) -> u16 {
+    pub(super) fn limit(&self, nic: &Nic, family: Family) -> u16 {
         let instance = nic
             .attachment
             .as_ref()
@@ -397,7 +405,12 @@ impl Model {
     }
 }
 
-fn check_limit(nic: &Nic, family: Family, more: usize, limit: u16) -> Result<(), Refusal> {
+pub(super) fn check_limit(
+    nic: &Nic,
+    family: Family,
+    more: usize,
+    limit: u16,
+) -> Result<(), Refusal> {
     let wanted = nic.count(family) + more;
     if wanted > usize::from(limit) {
         return Err(Refusal::AddressLimit {

@@ -7,6 +7,8 @@ use tombolo_cloud_sim::wire::{
 use super::*;
 use crate::admin::RunInstance;
 
+mod meddle;
+
 const YAML: &str = "
 cidrs: [10.0.0.0/16, '2001:db8:1::/48']
 subnets:
@@ -325,6 +327,11 @@ enum Step {
     Settle,
     Terminate(usize),
     Run,
+    Ends(bool, u32),
+    Take(usize, usize),
+    Move(usize, usize, usize),
+    Force(usize),
+    Vanish(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -339,6 +346,11 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Step::Settle),
         (0_usize..4).prop_map(Step::Terminate),
         Just(Step::Run),
+        (any::<bool>(), 0_u32..3).prop_map(|(fails, count)| Step::Ends(fails, count)),
+        (0_usize..8, 0_usize..8).prop_map(|(n, a)| Step::Take(n, a)),
+        (0_usize..8, 0_usize..8, 0_usize..8).prop_map(|(n, a, to)| Step::Move(n, a, to)),
+        (0_usize..8).prop_map(Step::Force),
+        (0_usize..8).prop_map(Step::Vanish),
     ]
 }
 
@@ -406,6 +418,17 @@ proptest! {
                 Step::Tick => m.tick(now),
                 Step::Settle => settle(&mut m),
                 Step::Terminate(n) => if let Some(i) = instances.get(n) { m.terminate_instance(&i.id).unwrap(); },
+                Step::Ends(fails, count) => {
+                    m.set_attach_end(if fails { AttachEnd::Fails } else { AttachEnd::Sticks }, count);
+                }
+                Step::Take(n, a) => if let Some(nic) = pick(n) && let Some(address) = nic.secondary.get(a) {
+                    m.take_address(*address).unwrap();
+                },
+                Step::Move(n, a, to) => if let (Some(nic), Some(to)) = (pick(n), pick(to)) && let Some(address) = nic.secondary.get(a) {
+                    let _ = m.move_address(*address, &to.id);
+                },
+                Step::Force(n) => if let Some(nic) = pick(n) { let _ = m.force_detach(&nic.id); },
+                Step::Vanish(n) => if let Some(nic) = pick(n) { let _ = m.vanish_nic(&nic.id); },
                 Step::Run => {
                     runs += 1;
                     let _ = m.run_instance(&RunInstance {

@@ -7,7 +7,7 @@ use tombolo_core::types::Millis;
 
 use super::Shared;
 use crate::admin::{self, LabVerb};
-use crate::model::Model;
+use crate::model::{Model, View};
 
 /// A reply: JSON, and whether the fabric must have caught up before it goes out.
 pub struct Done {
@@ -38,11 +38,11 @@ pub fn is_cloud_verb(name: &str) -> bool {
 }
 
 macro_rules! cloud_verbs {
-    ($model:ident, $now:ident, $call:ident; $($verb:ident $wait:literal => $body:expr;)+) => {
+    ($model:ident, $now:ident, $seen:ident, $call:ident; $($verb:ident $wait:literal => $body:expr;)+) => {
         const CLOUD_VERBS: &[&str] = &[$(<wire::$verb as Verb>::NAME),+];
 
-        /// Carries out a cloud call.
-        pub fn cloud($model: &mut Model, $now: Millis, name: &str, body: &[u8]) -> Result<Done, ApiError> {
+        /// Carries out a cloud call. `seen`: what it is shown, where that is not the world as it is.
+        pub fn cloud($model: &mut Model, $now: Millis, $seen: Option<View>, name: &str, body: &[u8]) -> Result<Done, ApiError> {
             match name {
                 $(<wire::$verb as Verb>::NAME => {
                     let $call: wire::$verb = parse(body)?;
@@ -58,12 +58,12 @@ macro_rules! cloud_verbs {
 // Calls that change where packets go return when they do (EC2 gives no such promise, and the product does not rely on it);
 // attaching and detaching are seen in progress, as there.
 cloud_verbs! {
-    model, now, call;
+    model, now, seen, call;
     DescribeVpc false => { let wire::DescribeVpc {} = call; model.describe_vpc() };
-    DescribeInstances false => model.describe_instances(&call)?;
+    DescribeInstances false => match seen { Some(view) => view.instances(&call)?, None => model.describe_instances(&call)? };
     DescribeInstanceTypes false => model.describe_instance_types(&call)?;
-    DescribeSubnets false => model.describe_subnets(&call)?;
-    DescribeNics false => model.describe_nics(&call)?;
+    DescribeSubnets false => match seen { Some(view) => view.subnets(&call)?, None => model.describe_subnets(&call)? };
+    DescribeNics false => match seen { Some(view) => view.nics(&call)?, None => model.describe_nics(&call)? };
     CreateNic false => model.create_nic(&call)?;
     AttachNic false => model.attach_nic(now, &call)?;
     DetachNic false => { model.detach_nic(now, &call.nic)?; Empty {} };
@@ -101,9 +101,25 @@ pub async fn lab(shared: &Shared, name: &str, body: &[u8]) -> Result<Vec<u8>, Ap
         Calls |_call| shared.calls().clone();
         ResetCalls |_call| { shared.calls().clear(); Empty {} };
         SetKnob |call| { shared.set_knob(call.knob)?; Empty {} };
-        Knobs |_call| shared.knobs().state.clone();
+        Knobs |_call| shared.knob_state();
         SetMtu |call| {
             shared.change(|m| m.set_mtu(&call.nic, call.mtu)).await?;
+            Empty {}
+        };
+        TakeAddress |call| {
+            shared.change(|m| m.take_address(call.address)).await?;
+            Empty {}
+        };
+        MoveAddress |call| {
+            shared.change(|m| m.move_address(call.address, &call.to)).await?;
+            Empty {}
+        };
+        ForceDetach |call| {
+            shared.change(|m| m.force_detach(&call.nic)).await?;
+            Empty {}
+        };
+        VanishNic |call| {
+            shared.change(|m| m.vanish_nic(&call.nic)).await?;
             Empty {}
         };
         Info |_call| shared.info();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tombolo_cloud_sim::wire::ApiError;
 use tombolo_core::types::Millis;
@@ -12,8 +13,8 @@ use super::Options;
 use super::dispatch::{self, error};
 use crate::admin::{CallCount, CounterReport, InstanceDetail, LabInfo, LinkInfo, RunInstance};
 use crate::fabric::{self, Fabric, NsError, Outcome};
-use crate::knobs::{Knob, KnobBoard};
-use crate::model::{Model, Refusal};
+use crate::knobs::{Knob, KnobBoard, KnobState, lens};
+use crate::model::{AttachEnd, Model, Refusal};
 
 /// What the tasks share.
 #[derive(Debug)]
@@ -23,6 +24,10 @@ pub(super) struct Shared {
     model: Mutex<Model>,
     knobs: Mutex<KnobBoard>,
     calls: Mutex<BTreeMap<String, CallCount>>,
+    /// The last successful reply of each verb.
+    replies: Mutex<BTreeMap<String, Bytes>>,
+    /// Grows whenever held replies are let go.
+    let_go: watch::Sender<u64>,
     outcome: Mutex<Outcome>,
     pub(super) fabric: Option<Fabric>,
     pub(super) kick: Notify,
@@ -43,8 +48,17 @@ impl Shared {
         in_place: watch::Receiver<u64>,
     ) -> Self {
         let mut knobs = KnobBoard::default();
-        knobs.state.attach_delay_ms = options.config.delays.attach_ms;
-        knobs.state.detach_delay_ms = options.config.delays.detach_ms;
+        let delays = &options.config.delays;
+        for knob in [
+            Knob::AttachDelay {
+                ms: delays.attach_ms,
+            },
+            Knob::DetachDelay {
+                ms: delays.detach_ms,
+            },
+        ] {
+            knobs.set(Millis(0), knob, || model.view());
+        }
         let plan = model.fabric_plan();
         let path = |name: String| options.fabric.then(|| format!("/run/netns/{name}"));
         let info = LabInfo {
@@ -60,6 +74,8 @@ impl Shared {
             model: Mutex::new(model),
             knobs: Mutex::new(knobs),
             calls: Mutex::default(),
+            replies: Mutex::default(),
+            let_go: watch::Sender::new(0),
             outcome: Mutex::default(),
             fabric,
             kick: Notify::new(),
@@ -107,13 +123,47 @@ impl Shared {
     }
 
     /// A cloud call: the model's answer, after the fabric caught up where the call promises that.
-    pub(super) async fn cloud(&self, verb: &str, body: &[u8]) -> Result<Vec<u8>, ApiError> {
-        let done = dispatch::cloud(&mut self.model(), self.now(), verb, body)?;
+    pub(super) async fn cloud(&self, verb: &str, body: &[u8]) -> Result<Bytes, ApiError> {
+        let done = {
+            let mut model = self.model();
+            let now = self.now();
+            let seen = self.knobs().lens.look(now, verb, || model.view());
+            let done = dispatch::cloud(&mut model, now, seen, verb, body);
+            self.remember(&model);
+            done?
+        };
         self.kick.notify_one();
         if done.wait {
             self.settle().await?;
         }
-        Ok(done.body)
+        let body = Bytes::from(done.body);
+        locked(&self.replies).insert(verb.to_owned(), body.clone());
+        Ok(body)
+    }
+
+    /// The last successful reply of a verb.
+    pub(super) fn last_reply(&self, verb: &str) -> Option<Bytes> {
+        locked(&self.replies).get(verb).cloned()
+    }
+
+    /// Notes how the world looks, where describe calls are to show the past.
+    pub(super) fn remember(&self, model: &Model) {
+        let mut knobs = self.knobs();
+        if knobs.lens.wants_past() {
+            knobs.lens.remember(self.now(), model.view());
+        }
+    }
+
+    /// Waits until held replies are let go, or until the server stops.
+    pub(super) async fn hold(&self, verb: &str) {
+        let mut let_go = self.let_go.subscribe();
+        let mut stop = self.stop.subscribe();
+        let _held = Held::new(self, verb);
+        // An error means that the server is gone.
+        tokio::select! {
+            _ = let_go.changed() => {}
+            _ = stop.wait_for(|s| *s) => {}
+        }
     }
 
     /// Changes the model and waits until the fabric caught up.
@@ -121,7 +171,12 @@ impl Shared {
         &self,
         change: impl FnOnce(&mut Model) -> Result<T, Refusal>,
     ) -> Result<T, ApiError> {
-        let done = change(&mut self.model())?;
+        let done = {
+            let mut model = self.model();
+            let done = change(&mut model);
+            self.remember(&model);
+            done?
+        };
         self.kick.notify_one();
         self.settle().await?;
         Ok(done)
@@ -197,14 +252,60 @@ impl Shared {
         if let Some(verb) = knob.verb().filter(|v| !dispatch::is_cloud_verb(v)) {
             return Err(Refusal::parameter("verb", format!("there is no call {verb:?}")).into());
         }
-        match knob {
-            Knob::AttachDelay { ms } => self.model().set_attach_delay(Millis(ms)),
-            Knob::DetachDelay { ms } => self.model().set_detach_delay(Millis(ms)),
+        let mut model = self.model();
+        match &knob {
+            Knob::AttachDelay { ms } => model.set_attach_delay(Millis(*ms)),
+            Knob::DetachDelay { ms } => model.set_detach_delay(Millis(*ms)),
+            Knob::FailAttach { count } => model.set_attach_end(AttachEnd::Fails, *count),
+            Knob::StickAttach { count } => model.set_attach_end(AttachEnd::Sticks, *count),
+            Knob::HalfAssign { count } => model.set_half_assigns(*count),
+            Knob::Stale { verb, .. } if !lens::SEEING.contains(&verb.as_str()) => {
+                let problem = format!("{verb} shows no inventory");
+                return Err(Refusal::parameter("verb", problem).into());
+            }
+            Knob::LetGo => self.let_go.send_modify(|n| *n += 1),
+            Knob::Reset => {
+                model.set_attach_end(AttachEnd::Fails, 0);
+                model.set_attach_end(AttachEnd::Sticks, 0);
+                model.set_half_assigns(0);
+                self.let_go.send_modify(|n| *n += 1);
+            }
             _ => {}
         }
         let now = self.now();
-        self.knobs().set(now, knob);
+        self.knobs().set(now, knob, || model.view());
         Ok(())
+    }
+
+    pub(super) fn knob_state(&self) -> KnobState {
+        let model = self.model();
+        KnobState {
+            fail_attach: model.attach_ends(AttachEnd::Fails),
+            stick_attach: model.attach_ends(AttachEnd::Sticks),
+            half_assign: model.half_assigns(),
+            ..self.knobs().state()
+        }
+    }
+}
+
+/// Counts a reply as held for as long as it is.
+struct Held<'a> {
+    shared: &'a Shared,
+    verb: &'a str,
+}
+
+impl<'a> Held<'a> {
+    fn new(shared: &'a Shared, verb: &'a str) -> Self {
+        shared.count(verb, |c| c.held += 1);
+        Self { shared, verb }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // The counters may have been reset meanwhile.
+        self.shared
+            .count(self.verb, |c| c.held = c.held.saturating_sub(1));
     }
 }
 

@@ -59,6 +59,7 @@ async fn a_lost_reply_has_its_effect_and_the_token_finds_it() {
     let knob = Knob::LoseReply {
         verb: CreateNic::NAME.to_owned(),
         count: 1,
+        skip: 0,
     };
     lab.client.lab(&SetKnob { knob }).await.unwrap();
     let call = CreateNic {

@@ -4,6 +4,7 @@
 
 mod api;
 mod attach;
+mod faults;
 mod frames;
 mod internet;
 mod life;
