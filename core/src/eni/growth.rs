@@ -19,8 +19,10 @@ pub(super) struct Growth<'v, 'a> {
     attachable: usize,
     /// Device indexes that this plan gives away.
     claimed: BTreeSet<u16>,
-    /// Something would fit, had its subnet an address.
-    subnet_short: bool,
+    /// Families of which something would fit, had its subnet an address.
+    short: BTreeSet<Family>,
+    /// No subnet takes another NIC.
+    no_subnet: bool,
 }
 
 impl<'v, 'a> Growth<'v, 'a> {
@@ -49,7 +51,8 @@ impl<'v, 'a> Growth<'v, 'a> {
             free4: free4.collect(),
             attachable,
             claimed: BTreeSet::new(),
-            subnet_short: false,
+            short: BTreeSet::new(),
+            no_subnet: false,
         }
     }
 
@@ -120,10 +123,13 @@ impl<'v, 'a> Growth<'v, 'a> {
             let goal = n.cap_pairs().min(n.pairs().saturating_add(self.missing));
             let mut reach = goal;
             for family in self.view.observation.families.iter() {
-                reach = reach.min(n.count(family) + self.available(&n.nic.subnet, family));
+                let most = n.count(family) + self.available(&n.nic.subnet, family);
+                reach = reach.min(most);
+                if most < goal {
+                    self.short.insert(family);
+                }
             }
             let reach = reach.max(n.pairs());
-            self.subnet_short |= reach < goal;
             self.missing -= reach - n.pairs();
             for family in self.view.observation.families.iter() {
                 let count = reach.saturating_sub(n.count(family));
@@ -182,7 +188,7 @@ impl<'v, 'a> Growth<'v, 'a> {
             // Most free first; of equal ones the name that sorts first.
             .max_by(|(a, x), (b, y)| a.cmp(b).then_with(|| y.id.cmp(&x.id)));
         let Some((_, subnet)) = best else {
-            self.subnet_short = true;
+            self.no_subnet = true;
             return;
         };
         let device_index = self.index_for("", 0);
@@ -251,7 +257,8 @@ impl<'v, 'a> Growth<'v, 'a> {
                     .subnets
                     .iter()
                     .any(|s| s.id == subnet && s.ipv6);
-                if ipv6 { u32::MAX / 2 } else { 0 }
+                let held = self.view.held6.contains(subnet);
+                if ipv6 && !held { u32::MAX / 2 } else { 0 }
             }
         }
     }
@@ -292,7 +299,7 @@ impl<'v, 'a> Growth<'v, 'a> {
         if self.creating(plan) || self.view.underway.calls.keys().any(going) {
             return;
         }
-        let (reason, subject, limit, free) = if self.subnet_short {
+        let (reason, subject, limit, free) = if self.no_subnet || !self.short.is_empty() {
             let mut free: Vec<(String, u32)> = Vec::new();
             for subnet in &observation.subnets {
                 let used = observation.nics.iter().any(|nic| nic.subnet == subnet.id);
@@ -322,7 +329,11 @@ impl<'v, 'a> Growth<'v, 'a> {
             have: self.shape.low - self.missing,
             limit,
             free,
-            family: None,
+            // One family alone, where the other had enough.
+            family: match (reason, self.short.len(), self.short.first()) {
+                (Reason::SubnetFull, 1, Some(family)) => Some(*family),
+                _ => None,
+            },
             detail: if reason == Reason::NicLimit {
                 self.view.no_more_nics.unwrap_or_default().to_owned()
             } else {

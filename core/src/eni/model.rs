@@ -22,8 +22,17 @@ pub struct PlannerConfig {
     pub refused_hold: Millis,
     /// How long a NIC must have been spare without a break before it is given back.
     pub nic_idle: Millis,
-    /// How long attaching may take before it is reported and no longer counted on.
+    /// How long attaching may take before it is reported and no longer counted on. After three times as long it is given up:
+    /// the NIC is detached.
     pub attach_timeout: Millis,
+}
+
+impl PlannerConfig {
+    /// How long attaching may take before it is given up.
+    #[must_use]
+    pub const fn attach_patience(&self) -> Millis {
+        Millis(self.attach_timeout.0.saturating_mul(3))
+    }
 }
 
 impl Default for PlannerConfig {
@@ -76,6 +85,8 @@ pub struct Observation {
     pub nics: Vec<ObservedNic>,
     /// What the agent wants, by family. `None`: it has not said, so nothing is planned.
     pub demand: Option<BTreeMap<Family, Demand>>,
+    /// Whether the agent has seen the present spec, and what it says here is about that one.
+    pub heard: bool,
     /// Addresses that the agent calls bound, draining or cooling.
     pub in_use: BTreeSet<IpAddr>,
     /// Free addresses in the order in which the agent would give them back.
@@ -195,7 +206,7 @@ pub enum Action {
         nic: NicId,
         addresses: BTreeSet<IpAddr>,
     },
-    /// Detach an empty NIC.
+    /// Detach a NIC that is empty, or one whose attaching is given up.
     DetachNic { eni: String, nic: NicId },
     /// Delete a NIC that is attached to nothing, and its object. `None`: it was only intended, so look for it first.
     DeleteNic { eni: String, nic: Option<NicId> },

@@ -3,7 +3,7 @@
 //! Order: (1) what is missing below `low`: marks are withdrawn, NICs in use are filled from the lowest device index, NICs
 //! made are attached, at last one NIC is made; (2) what exceeds `high` is marked; (3) one NIC that was spare for long
 //! enough is given back: the others take over what the node would miss, it is emptied by marking all it has, then
-//! detached, then deleted; (4) what the agent agreed to is unassigned.
+//! detached, then deleted; (4) what the agent agreed to is unassigned; (5) NICs that do not come are detached.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,14 +18,18 @@ use crate::types::{Family, Reason};
 pub(super) struct View<'a> {
     pub observation: &'a Observation,
     pub underway: &'a Underway,
-    /// Subnets that refused, and how many addresses they were asked for.
+    /// Subnets that refused, and how many IPv4 addresses they were asked for.
     pub held_subnets: &'a BTreeMap<String, u32>,
+    /// Subnets that refused IPv6 addresses.
+    pub held6: &'a BTreeSet<String>,
     /// The cloud refuses further NICs on this instance, in these words.
     pub no_more_nics: Option<&'a str>,
     /// Addresses that the node refused to give back not long ago.
     pub refused: &'a BTreeSet<IpAddr>,
     /// NICs that were spare for long enough.
     pub idle: BTreeSet<String>,
+    /// NICs whose attaching is given up.
+    pub hopeless: BTreeSet<String>,
     /// The node's name and a word not used before: the name of a new Eni object is `<node>-<device index>-<word>`.
     pub node: &'a str,
     pub word: &'a str,
@@ -45,6 +49,12 @@ pub(super) struct Plan {
 /// NICs that the node could do without at this moment.
 pub(super) fn spare(view: &View<'_>, shape: &Shape<'_>) -> BTreeSet<String> {
     let observation = view.observation;
+    // An address in use that no NIC shows is on one of them all the same: readings that leave addresses out make a NIC look
+    // empty that is not.
+    let shown = |ip: &IpAddr| shape.nics.iter().any(|n| n.nic.addresses.contains(ip));
+    if !observation.in_use.iter().all(shown) {
+        return BTreeSet::new();
+    }
     let releasable: BTreeSet<IpAddr> = observation.releasable.iter().copied().collect();
     let total = shape.firm_total();
     let room: u32 = shape
@@ -88,7 +98,8 @@ pub(super) fn plan(view: &View<'_>, shape: &Shape<'_>) -> Plan {
     } else {
         discard_unneeded(view, shape, &mut plan);
         let retiring = retiring(view, shape);
-        if let Some(nic) = retiring.filter(|n| n.nic.addresses.is_empty())
+        // The node has seen that it holds no address any more: else it may be giving one of them to a pod.
+        if let Some(nic) = retiring.filter(|n| n.nic.addresses.is_empty() && view.observation.heard)
             && let Some(id) = &nic.nic.nic
         {
             plan.calls.push(Action::DetachNic {
@@ -120,7 +131,24 @@ pub(super) fn plan(view: &View<'_>, shape: &Shape<'_>) -> Plan {
         .copied()
         .collect();
     unassign(view, shape, &wanted_marks, &mut plan);
+    give_up(view, shape, &mut plan);
     plan
+}
+
+/// NICs that do not come: detached, they can be attached anew or deleted. Their addresses were never the node's.
+fn give_up(view: &View<'_>, shape: &Shape<'_>, plan: &mut Plan) {
+    for n in shape.nics.iter().filter(|n| {
+        n.nic.ownership == Ownership::Ours
+            && n.state == NicState::Attaching
+            && view.hopeless.contains(&n.nic.eni)
+    }) {
+        if let Some(id) = &n.nic.nic {
+            plan.calls.push(Action::DetachNic {
+                eni: n.nic.eni.clone(),
+                nic: id.clone(),
+            });
+        }
+    }
 }
 
 /// NICs made or intended that nobody needs.

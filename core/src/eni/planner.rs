@@ -17,11 +17,11 @@
 //! | timer | means |
 //! |---|---|
 //! | back-off, by call | a call that failed waits, doubling |
-//! | subnet hold | a subnet refused and its free count does not explain why |
+//! | subnet hold | a subnet refused and its free count does not explain why (IPv6 is not counted, so nothing ever does) |
 //! | limit hold | the cloud refused a NIC, or an address on a NIC, below the published limit |
 //! | refused hold | the node refused to give an address back |
 //! | idle | since when a NIC was spare without a break |
-//! | attach | since when a NIC is being attached |
+//! | attach | since when a NIC is being attached: late after a while, given up after three times as long |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -33,6 +33,8 @@ use super::{
 };
 use crate::types::{Family, Millis, Reason};
 
+#[cfg(test)]
+mod partial;
 #[cfg(test)]
 mod proptests;
 #[cfg(test)]
@@ -58,6 +60,8 @@ pub struct Planner {
     doomed: BTreeSet<IpAddr>,
     backoffs: BTreeMap<Call, (Backoff, Failure)>,
     subnet_holds: BTreeMap<String, SubnetHold>,
+    /// Subnets that refused IPv6 addresses, until when they are left alone.
+    holds6: BTreeMap<String, Millis>,
     nic_limit: Option<(Millis, String)>,
     full: BTreeMap<String, (Millis, String)>,
     refused: BTreeMap<IpAddr, Millis>,
@@ -93,6 +97,7 @@ impl Planner {
             doomed: BTreeSet::new(),
             backoffs: BTreeMap::new(),
             subnet_holds: BTreeMap::new(),
+            holds6: BTreeMap::new(),
             nic_limit: None,
             full: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -125,6 +130,7 @@ impl Planner {
     pub fn next_deadline(&self, now: Millis) -> Option<Millis> {
         let backoffs = self.backoffs.values().map(|(backoff, _)| backoff.until());
         let holds = self.subnet_holds.values().map(|hold| hold.until);
+        let holds = holds.chain(self.holds6.values().copied());
         let limits = self
             .full
             .values()
@@ -135,10 +141,9 @@ impl Planner {
             .idle
             .values()
             .map(|since| *since + self.config.nic_idle);
-        let attaching = self
-            .attaching
-            .values()
-            .map(|since| *since + self.config.attach_timeout);
+        let attaching = self.attaching.values().flat_map(|since| {
+            [self.config.attach_timeout, self.config.attach_patience()].map(|long| *since + long)
+        });
         let all = backoffs
             .chain(holds)
             .chain(limits)
@@ -178,10 +183,7 @@ impl Planner {
             (
                 Reason::SubnetFull,
                 Action::AssignAddresses {
-                    eni,
-                    family: Family::V4,
-                    count,
-                    ..
+                    eni, family, count, ..
                 },
             ) => {
                 let nics = self
@@ -193,8 +195,12 @@ impl Planner {
                     .map(|nic| nic.subnet.clone())
                     .next();
                 let asked = u32::from(*count);
-                if let Some(subnet) = subnet {
-                    self.hold_subnet(now, subnet, asked);
+                match (subnet, *family) {
+                    (Some(subnet), Family::V4) => self.hold_subnet(now, subnet, asked),
+                    (Some(subnet), Family::V6) => {
+                        self.holds6.insert(subnet, now + self.config.subnet_hold);
+                    }
+                    (None, _) => {}
                 }
             }
             (Reason::NicLimit, Action::AttachNic { .. } | Action::CreateNic { .. }) => {
@@ -234,7 +240,14 @@ impl Planner {
             .iter()
             .flat_map(|nic| nic.addresses.iter().copied())
             .collect();
-        self.doomed.retain(|ip| present.contains(ip));
+        // What a reading leaves out while the call is under way is not gone yet.
+        let asked = |ip: &IpAddr| {
+            self.underway.values().any(|call| match &call.action {
+                Action::UnassignAddresses { addresses, .. } => addresses.contains(ip),
+                _ => false,
+            })
+        };
+        self.doomed.retain(|ip| present.contains(ip) || asked(ip));
         for subnet in &observation.subnets {
             let Some(hold) = self.subnet_holds.get_mut(&subnet.id) else {
                 continue;
@@ -268,6 +281,7 @@ impl Planner {
 
     fn expire(&mut self, now: Millis) {
         self.subnet_holds.retain(|_, hold| hold.until > now);
+        self.holds6.retain(|_, until| *until > now);
         self.full.retain(|_, (until, _)| *until > now);
         self.refused.retain(|_, until| *until > now);
         self.nic_limit.take_if(|(until, _)| *until <= now);
@@ -305,14 +319,17 @@ impl Planner {
             .iter()
             .map(|(subnet, hold)| (subnet.clone(), hold.asked))
             .collect();
+        let held6: BTreeSet<String> = self.holds6.keys().cloned().collect();
         let word = base36(now.0);
         let mut view = View {
             observation,
             underway: &underway,
             held_subnets: &held,
+            held6: &held6,
             no_more_nics: self.nic_limit.as_ref().map(|(_, message)| message.as_str()),
             refused: &refused,
             idle: BTreeSet::new(),
+            hopeless: self.attaching_for(now, self.config.attach_patience()),
             node: &self.node,
             word: &word,
         };
@@ -422,7 +439,11 @@ impl Planner {
 
     /// NICs whose attaching takes too long.
     fn stuck(&self, now: Millis) -> BTreeSet<String> {
-        let late = |since: &Millis| *since + self.config.attach_timeout <= now;
+        self.attaching_for(now, self.config.attach_timeout)
+    }
+
+    fn attaching_for(&self, now: Millis, long: Millis) -> BTreeSet<String> {
+        let late = |since: &Millis| *since + long <= now;
         self.attaching
             .iter()
             .filter(|(_, since)| late(since))

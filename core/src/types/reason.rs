@@ -66,6 +66,8 @@ reasons! {
     ForeignConflict,
     /// An API object of ours cannot be decoded.
     UndecodableObject,
+    /// The Kubernetes API went back to an earlier state: it was restored from a backup.
+    ApiRestored,
     /// A concurrent DEL overtook this ADD.
     Superseded,
 }
@@ -73,5 +75,30 @@ reasons! {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What people are told to do about each, and no word that does not exist.
+    #[test]
+    fn failures_md_has_each_reason_once() {
+        let page = include_str!("../../../docs/failures.md");
+        let mut told: Vec<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+            .map(|(word, rest)| {
+                let cells: Vec<&str> = rest.trim_end_matches('|').split(" | ").collect();
+                assert_eq!(cells.len(), 2, "{word}: a meaning and an advice");
+                assert!(cells.iter().all(|cell| !cell.trim().is_empty()), "{word}");
+                word
+            })
+            .collect();
+        let mut all: Vec<&str> = Reason::ALL.iter().map(|reason| reason.word()).collect();
+        told.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(told, all);
     }
 }

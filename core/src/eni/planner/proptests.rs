@@ -18,6 +18,10 @@ enum Op {
     Subnet(usize, i32),
     Restart,
     Stubborn(bool),
+    /// The cloud's readings leave out every so many-th address; 0: none.
+    Hide(usize),
+    /// A subnet has no IPv6 address left, or has some again.
+    Full6(usize, bool),
     ForeignNic,
     /// Calls take their time from here on, or not.
     Lag(bool),
@@ -30,7 +34,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0_u32..24).prop_map(Op::Pods),
         1 => (0_u32..4, 0_u32..6).prop_map(|(low, more)| Op::Warm(low, low + more)),
         4 => prop_oneof![Just(0), Just(900), Just(3000), Just(61_000), Just(130_000)].prop_map(Op::Pass),
-        2 => proptest::collection::vec(0_u8..6, 1..6).prop_map(Op::Faults),
+        2 => proptest::collection::vec(0_u8..7, 1..6).prop_map(Op::Faults),
+        1 => (0_usize..4).prop_map(Op::Hide),
+        1 => (0_usize..2, any::<bool>()).prop_map(|(subnet, full)| Op::Full6(subnet, full)),
         1 => (0_usize..2, -12_i32..12).prop_map(|(subnet, change)| Op::Subnet(subnet, change)),
         1 => Just(Op::Restart),
         1 => any::<bool>().prop_map(Op::Stubborn),
@@ -44,7 +50,8 @@ fn families() -> impl Strategy<Value = Families> {
     prop_oneof![Just(Families::V4), Just(Families::V6), Just(Families::Dual)]
 }
 
-const FAULTS: [Fault; 6] = [
+const FAULTS: [Fault; 7] = [
+    Fault::Half,
     Fault::LoseReply,
     Fault::Refuse(Reason::CloudThrottled),
     Fault::Refuse(Reason::CloudError),
@@ -81,6 +88,20 @@ fn apply(world: &mut World, planner: &mut Planner, op: &Op) {
             world.progress(planner, *index);
         }
         Op::Stubborn(yes) => world.stubborn = *yes,
+        Op::Hide(0) => world.hidden.clear(),
+        Op::Hide(one_in) => {
+            let all = world.nics.iter().flat_map(|nic| &nic.addresses);
+            world.hidden = all.step_by(*one_in).copied().collect();
+            world.blinded = true;
+        }
+        Op::Full6(subnet, full) => {
+            let id = world.subnets[*subnet].id.clone();
+            if *full {
+                world.full6.insert(id);
+            } else {
+                world.full6.remove(&id);
+            }
+        }
         // One that comes while a call is under way may take its place: the cloud refuses that call, which is another test.
         Op::ForeignNic if !world.pending.is_empty() => {}
         Op::ForeignNic => {
@@ -205,6 +226,8 @@ proptest! {
         }
         world.faults.clear();
         world.stubborn = false;
+        world.hidden.clear();
+        world.full6.clear();
         world.settle(&mut planner);
         check(&world, &planner)?;
         // A fixed point: the same observation again asks for nothing.

@@ -31,6 +31,8 @@ pub enum Fault {
     Refuse(Reason),
     /// Done, and the reply is lost.
     LoseReply,
+    /// Half of the addresses are given, and the reply says so.
+    Half,
 }
 
 /// A call under way: issued, then (a creation) intended, then carried out, then ended.
@@ -61,6 +63,14 @@ pub struct World {
     pub faults: Vec<Fault>,
     /// The agent refuses whatever it is asked for.
     pub stubborn: bool,
+    /// The agent has seen the present spec.
+    pub heard: bool,
+    /// Addresses that the cloud's readings leave out.
+    pub hidden: BTreeSet<IpAddr>,
+    /// They did at some time, so the planner may ask for more than there is room for.
+    pub blinded: bool,
+    /// Subnets without a free IPv6 address.
+    pub full6: BTreeSet<String>,
     pub reports: Vec<Problem>,
     pub cleared: Vec<Reason>,
     pub log: Vec<Action>,
@@ -100,6 +110,10 @@ impl World {
             answers: BTreeMap::new(),
             faults: Vec::new(),
             stubborn: false,
+            heard: true,
+            hidden: BTreeSet::new(),
+            blinded: false,
+            full6: BTreeSet::new(),
             reports: Vec::new(),
             cleared: Vec::new(),
             log: Vec::new(),
@@ -210,6 +224,7 @@ impl World {
                     let free = |ip: &&IpAddr| {
                         Family::of(**ip) == family
                             && !in_use.contains(*ip)
+                            && !self.hidden.contains(*ip)
                             && self.answers.get(*ip) != Some(&Consent::Ready)
                     };
                     nic.addresses.iter().find(free).copied()
@@ -247,18 +262,24 @@ impl World {
             .flat_map(|nic| &nic.addresses);
         let releasable = addresses
             .filter(|ip| !in_use.contains(*ip) && !self.answers.contains_key(*ip))
+            .filter(|ip| !self.hidden.contains(*ip))
             .copied()
             .collect();
+        let mut nics = self.nics.clone();
+        for nic in &mut nics {
+            nic.addresses.retain(|ip| !self.hidden.contains(ip));
+        }
         Observation {
             limits: self.limits,
             families: self.families,
-            nics: self.nics.clone(),
+            nics,
             demand: Some(
                 self.families
                     .iter()
                     .map(|family| (family, demand))
                     .collect(),
             ),
+            heard: self.heard,
             in_use,
             releasable,
             marked: self.marked.clone(),
@@ -372,7 +393,21 @@ impl World {
             }
             return Err(failure(reason));
         }
-        let result = self.perform(action);
+        let halved = match action {
+            Action::AssignAddresses {
+                eni,
+                nic,
+                family,
+                count,
+            } if fault == Some(Fault::Half) => Some(Action::AssignAddresses {
+                eni: eni.clone(),
+                nic: nic.clone(),
+                family: *family,
+                count: count / 2,
+            }),
+            _ => None,
+        };
+        let result = self.perform(halved.as_ref().unwrap_or(action));
         if fault == Some(Fault::LoseReply) {
             Err(failure(Reason::CloudError))
         } else {
@@ -419,6 +454,18 @@ impl World {
         }
     }
 
+    /// The planner cannot know of what it is not shown; the cloud does.
+    fn would_exceed(&self, eni: &str, family: Family, more: u16) -> bool {
+        let nic = self.nic(eni);
+        let own = family == Family::V4 || nic.own6;
+        let of_family = nic.addresses.iter().filter(|ip| Family::of(**ip) == family);
+        let limit = match family {
+            Family::V4 => self.limits.ipv4_per_nic,
+            Family::V6 => self.limits.ipv6_per_nic,
+        };
+        of_family.count() + usize::from(own) + usize::from(more) > usize::from(limit)
+    }
+
     fn assert_limits(&self, eni: &str) {
         let nic = self.nic(eni);
         let count = |family| {
@@ -454,6 +501,9 @@ impl World {
                 let intended = self.nics.iter().any(|nic| nic.eni == *eni);
                 assert!(intended, "{eni} was deleted while it was being made");
                 let need = u32::from(*initial4) + 1;
+                if *initial6 > 0 && self.full6.contains(subnet) {
+                    return Err(failure(Reason::SubnetFull));
+                }
                 if self.subnet_mut(subnet).free4 < need {
                     return Err(failure(Reason::SubnetFull));
                 }
@@ -491,6 +541,9 @@ impl World {
             } => {
                 assert_ne!(self.nic(eni).ownership, Ownership::Foreign);
                 assert_eq!(self.nic(eni).state, NicState::InUse);
+                if self.blinded && self.would_exceed(eni, *family, *count) {
+                    return Err(failure(Reason::AddressLimit));
+                }
                 if *family == Family::V4 {
                     let subnet = self.nic(eni).subnet.clone();
                     let subnet = self.subnet_mut(&subnet);
@@ -498,6 +551,8 @@ impl World {
                         return Err(failure(Reason::SubnetFull));
                     }
                     subnet.free4 -= u32::from(*count);
+                } else if self.full6.contains(&self.nic(eni).subnet) {
+                    return Err(failure(Reason::SubnetFull));
                 }
                 self.give(eni, *family, *count);
                 self.assert_limits(eni);
@@ -523,11 +578,19 @@ impl World {
                     .retain(|ip| nics.iter().any(|nic| nic.addresses.contains(ip)));
             }
             Action::DetachNic { eni, .. } => {
+                let (in_use, hidden) = (self.in_use(), self.hidden.clone());
                 let nic = self.nic_mut(eni);
                 assert_eq!(nic.ownership, Ownership::Ours, "{eni} is not ours");
-                assert!(nic.addresses.is_empty(), "{eni} still has addresses");
-                assert_eq!(nic.state, NicState::InUse);
+                if nic.state == NicState::InUse {
+                    let shown = nic.addresses.iter().any(|ip| !hidden.contains(ip));
+                    assert!(!shown, "{eni} still has addresses");
+                    let used = nic.addresses.iter().find(|ip| in_use.contains(*ip));
+                    assert_eq!(used, None, "{eni} was taken from a pod");
+                } else {
+                    assert_eq!(nic.state, NicState::Attaching);
+                }
                 nic.state = NicState::Available;
+                self.arriving.remove(eni);
             }
             Action::DeleteNic { eni, .. } => {
                 let nic = self.nic(eni).clone();
