@@ -22,6 +22,7 @@ use crate::counters::{Call, Counters};
 use crate::discovery;
 use crate::error::ApiError;
 use crate::registry::Resource;
+use crate::store::Backup;
 
 use negotiate::Accept;
 use query::Query;
@@ -39,6 +40,7 @@ pub struct App {
     /// Time between bookmarks of a watch.
     pub bookmark_every: Duration,
     paused: Mutex<Option<Instant>>,
+    backup: Mutex<Option<Backup>>,
     /// Its value changes when running watches have to end.
     cut: tokio::sync::watch::Sender<u64>,
 }
@@ -51,6 +53,7 @@ impl App {
             counters: Counters::default(),
             bookmark_every,
             paused: Mutex::new(None),
+            backup: Mutex::new(None),
             cut: tokio::sync::watch::channel(0).0,
         }
     }
@@ -66,6 +69,23 @@ impl App {
         if !time.is_zero() {
             self.cut_watches();
         }
+    }
+
+    /// Keeps all objects as they are, to go back to.
+    pub fn back_up(&self) {
+        let backup = self.api.store.tx(|state| state.backup());
+        *self.backup.lock().unwrap_or_else(PoisonError::into_inner) = Some(backup);
+    }
+
+    /// Goes back to what was kept last and ends all watches; false where nothing was kept.
+    pub fn restore(&self) -> bool {
+        let backup = self.backup.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(backup) = backup.as_ref() else {
+            return false;
+        };
+        self.api.store.tx(|state| state.restore(backup));
+        self.cut_watches();
+        true
     }
 
     fn is_paused(&self) -> bool {
@@ -264,7 +284,13 @@ fn lab(app: &App, method: &Method, what: &str, query: &Query) -> Result<Response
             app.pause(Duration::from_secs(seconds));
             Ok(reply(StatusCode::OK, &json!({"seconds": seconds})))
         }
-        (_, "calls" | "pause") => Err(ApiError::method_not_allowed()),
+        (&Method::POST, "backup") => {
+            app.back_up();
+            Ok(reply(StatusCode::OK, &json!({})))
+        }
+        (&Method::POST, "restore") if app.restore() => Ok(reply(StatusCode::OK, &json!({}))),
+        (&Method::POST, "restore") => Err(ApiError::bad_request("restore: there is no backup")),
+        (_, "calls" | "pause" | "backup" | "restore") => Err(ApiError::method_not_allowed()),
         _ => Err(ApiError::no_such_path()),
     }
 }

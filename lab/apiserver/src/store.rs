@@ -9,6 +9,8 @@
 //!     └── changes up to here are forgotten: a cursor below it is expired
 //! ```
 
+mod backup;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +18,8 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 use crate::object;
+
+pub use backup::Backup;
 
 /// Where an object lies.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

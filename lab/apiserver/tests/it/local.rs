@@ -371,3 +371,52 @@ async fn connects(addr: SocketAddr, netns: Option<std::path::PathBuf>) -> Result
         .await
         .unwrap()
 }
+
+#[tokio::test]
+async fn a_restore_brings_back_objects_uids_and_versions() {
+    let f = Fixture::local(Args::default()).await;
+    f.client
+        .post("/lab/v1/restore", &json!({}))
+        .await
+        .fails(400, "BadRequest");
+    let kept = f.map("kept", json!({})).await;
+    let lost = f.map("lost", json!({})).await;
+    f.client
+        .post("/lab/v1/backup", &json!({}))
+        .await
+        .expect(200);
+    let path = format!("{}/kept", f.maps());
+    let change = json!({"data": {"a": "2"}});
+    f.client.patch(&path, MERGE, &change).await.expect(200);
+    f.client
+        .delete(&format!("{}/lost", f.maps()), None)
+        .await
+        .expect(200);
+    let later = f.map("later", json!({})).await;
+    let mut watch = f
+        .client
+        .watch(&format!("{}?resourceVersion={}", f.maps(), version(&later)))
+        .await;
+    f.client
+        .post("/lab/v1/restore", &json!({}))
+        .await
+        .expect(200);
+    assert!(watch.next().await.is_none(), "running watches end");
+    assert_eq!(f.client.get(&path).await.expect(200), kept);
+    let back = f.client.get(&format!("{}/lost", f.maps())).await;
+    assert_eq!(back.expect(200), lost);
+    f.client
+        .get(&format!("{}/later", f.maps()))
+        .await
+        .fails(404, "NotFound");
+    // Versions are given again, and one from before the restore is not known.
+    let again = f.map("again", json!({})).await;
+    let number = |o: &Value| version(o).parse::<u64>().unwrap();
+    assert!(number(&again) <= number(&later));
+    let mut watch = f
+        .client
+        .watch(&format!("{}?resourceVersion={}", f.maps(), version(&later)))
+        .await;
+    let (kind, _) = watch.event().await;
+    assert_eq!(kind, "ERROR");
+}
