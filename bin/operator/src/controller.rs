@@ -35,11 +35,16 @@ pub async fn run(
     background.spawn(async move { leaks::keep_collecting(&collector).await });
 
     let mut nodes: JoinSet<String> = JoinSet::new();
+    let mut begun = false;
     loop {
-        let synced = shared.objects.synced();
-        ready.store(synced && shared.inventory.swept(), Ordering::Relaxed);
-        // Before everything was listed, a missing object means nothing.
-        if synced {
+        // Before everything was listed and read, what is missing means nothing.
+        let known = shared.objects.synced() && shared.inventory.swept();
+        ready.store(known, Ordering::Relaxed);
+        if known {
+            if !begun {
+                claim(&shared);
+                begun = true;
+            }
             for node in shared.wakers.take_queue() {
                 spawn_node(&mut nodes, &shared, node, &shutdown);
             }
@@ -73,6 +78,19 @@ pub async fn run(
     }
     ready.store(false, Ordering::Relaxed);
     while nodes.join_next().await.is_some() {}
+}
+
+/// What nodes list or use and the cloud shows on others has moved while nobody looked.
+fn claim(shared: &Shared) {
+    let all = shared.objects.nrs.list();
+    let claims = all.iter().flat_map(|nrs| {
+        let listed = nrs.spec.nics.iter().flat_map(|nic| nic.addresses.clone());
+        let agent = nrs.status.iter().map(|status| &status.agent);
+        let used = agent.flat_map(|agent| agent.in_use.keys().filter_map(|ip| ip.parse().ok()));
+        let instance = &nrs.spec.instance_id;
+        listed.chain(used).map(move |ip| (ip, instance.clone()))
+    });
+    shared.inventory.write(|snapshot| snapshot.claim(claims));
 }
 
 fn spawn_node(

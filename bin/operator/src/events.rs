@@ -36,6 +36,16 @@ impl Subject {
         })
     }
 
+    /// A namespace, for what is about the cluster: an Event can only be about an object of its own namespace or of none.
+    pub fn namespace(name: &str) -> Self {
+        Self(ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Namespace".to_owned()),
+            name: Some(name.to_owned()),
+            ..ObjectReference::default()
+        })
+    }
+
     pub fn of_dynamic(object: &DynamicObject) -> Self {
         let types = object.types.clone().unwrap_or_default();
         Self(ObjectReference {

@@ -15,7 +15,7 @@ use tombolo_cloud_sim::wire::{
     DescribeInstanceTypes, DescribeInstances, DescribeNics, DescribeSubnets, DescribeVpc, NicInfo,
 };
 use tombolo_core::eni::Backoff;
-use tombolo_core::types::{Family, Reason};
+use tombolo_core::types::{Family, Millis, Reason};
 
 use crate::clock;
 use crate::cloud::Cloud;
@@ -47,7 +47,9 @@ pub struct Inventory {
 struct Health {
     failures: u32,
     problem: Option<(Reason, String)>,
-    swept: bool,
+    /// When everything was read first.
+    first: Option<Millis>,
+    settled: bool,
 }
 
 impl Inventory {
@@ -97,7 +99,13 @@ impl Inventory {
 
     /// Whether the cloud was read at least once.
     pub fn swept(&self) -> bool {
-        self.health().swept
+        self.health().first.is_some()
+    }
+
+    /// Whether two whole readings far enough apart were taken in. Before that, what the cloud does not show may merely have
+    /// been left out of the only reading, and there is no earlier one to compare it with.
+    pub fn settled(&self) -> bool {
+        self.health().settled
     }
 
     /// Why the cloud cannot be read, if so.
@@ -134,13 +142,14 @@ impl Inventory {
                     result: word,
                 })
                 .inc();
+            self.note(result.as_ref().err());
             let pause = match &result {
                 Ok(()) => {
                     backoff = Backoff::default();
                     let confirm = Duration::from_millis(self.config.confirm_after.0)
                         .max(self.config.sweep_gap);
                     let confirm = confirm + Duration::from_millis(1);
-                    if self.read(Snapshot::awaits_confirmation) {
+                    if !self.settled() || self.read(Snapshot::awaits_confirmation) {
                         confirm
                     } else {
                         self.config.resync
@@ -152,7 +161,6 @@ impl Inventory {
                     clock::until(backoff.until())
                 }
             };
-            self.note(result.err());
             let next = begun + pause.min(self.config.resync.max(pause));
             if backoff.failures() > 0 {
                 tokio::time::sleep_until(next).await;
@@ -228,19 +236,21 @@ impl Inventory {
         }
     }
 
-    fn note(&self, error: Option<Error>) {
+    fn note(&self, error: Option<&Error>) {
         {
             let mut health = self.health();
+            let now = clock::now();
             match error {
                 None => {
-                    let swept = health.swept;
-                    *health = Health {
-                        swept: true,
-                        ..Health::default()
-                    };
-                    if !swept {
+                    let first = health.first.unwrap_or(now);
+                    if health.first.is_none() {
                         tracing::info!("the cloud was read");
                     }
+                    *health = Health {
+                        first: Some(first),
+                        settled: now > first && now - first >= self.config.confirm_after,
+                        ..Health::default()
+                    };
                 }
                 Some(error) => {
                     health.failures = health.failures.saturating_add(1);

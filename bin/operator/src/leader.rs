@@ -5,6 +5,10 @@
 //!  Waiting ───────────────────────────────────────────────────────────────▶ Leading ───────────────────────────▶ Waiting
 //! ```
 //! Whether a foreign lease is still alive is judged by when *we* last saw it change, so clocks need not agree.
+//!
+//! The lease is also where a restored API server shows: it is written every few seconds, so a version of it that is older
+//! than one seen before means that all objects went back. Watches do not tell (they wait for a version that comes much
+//! later), and what is remembered of objects is newer than the truth; so the leader lets everything go and begins anew.
 
 use std::time::Duration;
 
@@ -24,9 +28,48 @@ pub struct Candidate {
     config: LeaseConfig,
     /// The lease as last seen to change, and when.
     seen: Option<(String, Instant)>,
+    /// The newest version of the lease that was ever seen.
+    newest: Newest,
+}
+
+/// Why leading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Somebody else leads.
+    Taken,
+    /// It could not be renewed for so long that somebody else may lead.
+    Unrenewed,
+    /// The API server went back to an earlier state.
+    Restored,
 }
 
 /// What one try came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tried {
+    /// It is ours.
+    Ours,
+    /// Somebody else's, at least for so long.
+    Wait(Duration),
+    /// The API server went back to an earlier state.
+    Restored,
+}
+
+/// The newest version of an object. Versions are numbers that grow; one that is no number says nothing.
+#[derive(Debug, Default)]
+struct Newest(Option<u64>);
+
+impl Newest {
+    /// Notes a version; true where it is older than one seen before, which then counts no longer.
+    fn went_back(&mut self, version: Option<&str>) -> bool {
+        let Some(now) = version.and_then(|version| version.parse::<u64>().ok()) else {
+            return false;
+        };
+        let before = self.0.replace(now);
+        before.is_some_and(|before| now < before)
+    }
+}
+
+/// What may be done with a lease.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     /// Write this.
@@ -41,6 +84,7 @@ impl Candidate {
             api: Api::namespaced(client, &config.namespace),
             config,
             seen: None,
+            newest: Newest::default(),
         }
     }
 
@@ -48,8 +92,10 @@ impl Candidate {
     pub async fn acquire(&mut self) {
         loop {
             let pause = match self.attempt().await {
-                Ok(None) => return,
-                Ok(Some(wait)) => wait.min(self.config.renew),
+                Ok(Tried::Ours) => return,
+                Ok(Tried::Wait(wait)) => wait.min(self.config.renew),
+                // Nothing is remembered yet.
+                Ok(Tried::Restored) => continue,
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
@@ -63,7 +109,7 @@ impl Candidate {
     }
 
     /// Renews until that fails for so long that somebody else may take the lease; returns why it was lost.
-    pub async fn hold(&mut self) -> &'static str {
+    pub async fn hold(&mut self) -> Lost {
         let mut renewed = Instant::now();
         // A margin for calls under way when the lease is lost.
         let patience = self.config.duration - self.config.duration / 4;
@@ -71,18 +117,19 @@ impl Candidate {
             tokio::time::sleep(self.config.renew).await;
             let left = patience.saturating_sub(renewed.elapsed());
             match tokio::time::timeout(left, self.attempt()).await {
-                Ok(Ok(None)) => renewed = Instant::now(),
-                Ok(Ok(Some(_))) => return "somebody else took it",
+                Ok(Ok(Tried::Ours)) => renewed = Instant::now(),
+                Ok(Ok(Tried::Wait(_))) => return Lost::Taken,
+                Ok(Ok(Tried::Restored)) => return Lost::Restored,
                 Ok(Err(error)) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "renewing the lease failed"
                     );
                 }
-                Err(_) => return "it could not be renewed in time",
+                Err(_) => return Lost::Unrenewed,
             }
             if renewed.elapsed() >= patience {
-                return "it could not be renewed in time";
+                return Lost::Unrenewed;
             }
         }
     }
@@ -116,8 +163,8 @@ impl Candidate {
         }
     }
 
-    /// Takes or renews. `None`: ours. `Some`: somebody else's, try again after that.
-    async fn attempt(&mut self) -> kube::Result<Option<Duration>> {
+    /// Takes or renews.
+    async fn attempt(&mut self) -> kube::Result<Tried> {
         let name = self.config.name.clone();
         let Some(mut lease) = self.api.get_opt(&name).await? else {
             let metadata = ObjectMeta {
@@ -128,9 +175,12 @@ impl Candidate {
                 metadata,
                 spec: Some(self.spec(None, 0)),
             };
-            self.api.create(&PostParams::default(), &lease).await?;
-            return Ok(None);
+            let made = self.api.create(&PostParams::default(), &lease).await?;
+            return Ok(self.note(&made).unwrap_or(Tried::Ours));
         };
+        if let Some(restored) = self.note(&lease) {
+            return Ok(restored);
+        }
         let version = lease.resource_version().unwrap_or_default();
         let now = Instant::now();
         let changed = match &self.seen {
@@ -142,7 +192,7 @@ impl Candidate {
         };
         let old = lease.spec.take().unwrap_or_default();
         match judge(&old, &self.config.identity, now - changed) {
-            Verdict::Wait(wait) => Ok(Some(wait)),
+            Verdict::Wait(wait) => Ok(Tried::Wait(wait)),
             Verdict::Take { transitions } => {
                 lease.spec = Some(self.spec(Some(&old), transitions));
                 match self
@@ -150,15 +200,20 @@ impl Candidate {
                     .replace(&self.config.name, &PostParams::default(), &lease)
                     .await
                 {
-                    Ok(_) => Ok(None),
+                    Ok(written) => Ok(self.note(&written).unwrap_or(Tried::Ours)),
                     // Somebody was faster.
                     Err(kube::Error::Api(status)) if status.code == 409 => {
-                        Ok(Some(self.config.renew))
+                        Ok(Tried::Wait(self.config.renew))
                     }
                     Err(error) => Err(error),
                 }
             }
         }
+    }
+
+    fn note(&mut self, lease: &Lease) -> Option<Tried> {
+        let version = lease.metadata.resource_version.as_deref();
+        self.newest.went_back(version).then_some(Tried::Restored)
     }
 
     fn spec(&self, old: Option<&LeaseSpec>, transitions: i32) -> LeaseSpec {
@@ -200,6 +255,19 @@ fn judge(lease: &LeaseSpec, identity: &str, unchanged: Duration) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_that_went_back_is_told_once() {
+        let mut newest = Newest::default();
+        let mut went_back = |version| newest.went_back(Some(version));
+        assert!(!went_back("100"));
+        assert!(!went_back("100"), "read again");
+        assert!(!went_back("1000"), "compared as numbers");
+        assert!(!went_back("x"));
+        assert!(went_back("999"));
+        assert!(!went_back("1000"), "it goes on from there");
+        assert!(!newest.went_back(None));
+    }
 
     #[test]
     fn who_may_take_the_lease() {

@@ -30,12 +30,13 @@ use tokio::sync::watch;
 
 use cloud::Cloud;
 use config::{Args, Config};
-use events::Events;
+use events::{Events, Subject};
 use inventory::Inventory;
-use leader::Candidate;
-use metrics::Metrics;
+use leader::{Candidate, Lost};
+use metrics::{Metrics, ReasonLabels};
 use objects::Objects;
 use shared::Shared;
+use tombolo_core::types::Reason;
 use wakers::Wakers;
 
 fn main() -> anyhow::Result<()> {
@@ -112,7 +113,8 @@ async fn lead(
         ready.store(false, Ordering::Relaxed);
         match lost {
             // Everything was dropped with the future of the work.
-            Some(why) => tracing::warn!(why, "the lease is lost"),
+            Some(Lost::Restored) => tell_restored(config, client.clone(), metrics),
+            Some(why) => tracing::warn!(?why, "the lease is lost"),
             None => {
                 candidate.release().await;
                 anyhow::ensure!(*shutdown.borrow(), "a part of the operator ended");
@@ -120,6 +122,23 @@ async fn lead(
             }
         }
     }
+}
+
+/// All objects went back to an earlier state; the next round begins from what they and the cloud show now.
+fn tell_restored(config: &Config, client: Client, metrics: &Metrics) {
+    let reason = Reason::ApiRestored;
+    let message =
+        "the lease is older than it was: the API server was restored; reading everything anew";
+    tracing::warn!(%reason, message, "problem");
+    let labels = ReasonLabels {
+        reason: reason.word(),
+    };
+    metrics.problems_begun.get_or_create(&labels).inc();
+    Events::new(client, &config.lease.identity).warn(
+        Subject::namespace(&config.lease.namespace),
+        reason,
+        message.to_owned(),
+    );
 }
 
 fn share(config: &Config, client: &Client, metrics: &Arc<Metrics>) -> Arc<Shared> {

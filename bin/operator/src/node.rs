@@ -14,6 +14,7 @@ mod fuzz;
 mod ledger;
 mod problems;
 mod reclaim;
+mod reply;
 mod spec;
 mod view;
 mod worker;

@@ -2,7 +2,11 @@
 //!
 //! Readings may be stale: what grows is believed at once, what shrinks (an address, an attachment, a whole NIC, an
 //! instance's end) only when a second reading, `confirm_after` later, says the same. Our own writes are applied as they
-//! are answered, and a reading that began before such a write says nothing about that NIC.
+//! are answered, and a reading that began before such a write says nothing about that NIC. What we made or were given, and
+//! what we gave back, a reading does not undo for `stale_grace`: clouds answer readings from copies that lag behind.
+//!
+//! An address is on one NIC. One that a reading shows on another NIC has left the first at once, and is noted as moved: the
+//! node that had it may still use it, and until that has ended nobody else may.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,6 +28,8 @@ pub struct Snapshot {
     pub started: Option<Millis>,
     /// NICs that we deleted, and until when a reading that shows them is not believed.
     deleted: BTreeMap<String, Millis>,
+    /// Addresses that went to another instance's NIC without our doing, and the instance that had them.
+    moved: BTreeMap<IpAddr, String>,
     /// Counts our writes.
     writes: u64,
 }
@@ -46,8 +52,12 @@ pub struct NicRecord {
     missing: BTreeMap<IpAddr, Millis>,
     detached: Agreement,
     absent: Agreement,
+    /// Addresses that we were given, and until when a reading that lacks them is not believed.
+    given: BTreeMap<IpAddr, Millis>,
     /// Addresses that we gave back, and until when a reading that shows them is not believed.
     given_back: BTreeMap<IpAddr, Millis>,
+    /// We made it: until when a reading that lacks it is not believed.
+    made: Millis,
 }
 
 /// Readings that must agree.
@@ -109,7 +119,9 @@ impl NicRecord {
             missing: BTreeMap::new(),
             detached: Agreement::default(),
             absent: Agreement::default(),
+            given: BTreeMap::new(),
             given_back: BTreeMap::new(),
+            made: Millis(0),
         }
     }
 
@@ -131,12 +143,17 @@ impl NicRecord {
 
     fn absorb(&mut self, mut new: NicInfo, now: Millis, trust: Trust) {
         self.absent.see(false, now, trust.confirm_after);
+        self.given.retain(|_, until| *until > now);
         self.given_back.retain(|_, until| *until > now);
         new.secondary.retain(|ip| !self.given_back.contains_key(ip));
         let before = std::mem::take(&mut self.missing);
         let listed: BTreeSet<IpAddr> = new.secondary.iter().copied().collect();
         for ip in &self.info.secondary {
             if listed.contains(ip) {
+                continue;
+            }
+            if self.given.contains_key(ip) {
+                new.secondary.push(*ip);
                 continue;
             }
             let since = before.get(ip).copied().unwrap_or(now);
@@ -197,7 +214,7 @@ impl Snapshot {
         let listed: BTreeSet<String> = reading.nics.iter().map(|nic| nic.id.clone()).collect();
         self.absorb_nics(reading.nics, begun, now, trust);
         self.nics.retain(|id, record| {
-            let says_so = !listed.contains(id) && record.written <= begun;
+            let says_so = !listed.contains(id) && record.written <= begun && record.made <= now;
             !record.absent.see(says_so, now, trust.confirm_after) || !says_so
         });
     }
@@ -205,19 +222,89 @@ impl Snapshot {
     /// Takes in a reading of some NICs.
     pub fn absorb_nics(&mut self, nics: Vec<NicInfo>, begun: u64, now: Millis, trust: Trust) {
         self.deleted.retain(|_, until| *until > now);
+        let first = self.nics.is_empty();
+        // Addresses that a NIC shows and did not have.
+        let mut gained: BTreeMap<IpAddr, String> = BTreeMap::new();
         for info in nics {
             if self.deleted.contains_key(&info.id) {
                 continue;
             }
-            match self.nics.get_mut(&info.id) {
-                Some(record) if record.written > begun => {}
-                Some(record) => record.absorb(info, now, trust),
+            let id = info.id.clone();
+            let mut before = BTreeSet::new();
+            match self.nics.get_mut(&id) {
+                Some(record) if record.written > begun => continue,
+                Some(record) => {
+                    before.extend(record.info.secondary.iter().copied());
+                    record.absorb(info, now, trust);
+                }
                 None => {
-                    self.nics
-                        .insert(info.id.clone(), NicRecord::new(info, now, 0));
+                    self.nics.insert(id.clone(), NicRecord::new(info, now, 0));
                 }
             }
+            let now_has = self.nics.get(&id).map(|record| &record.info.secondary);
+            let new = now_has.into_iter().flatten();
+            gained.extend(
+                new.filter(|ip| !before.contains(*ip))
+                    .map(|ip| (*ip, id.clone())),
+            );
         }
+        if !first && !gained.is_empty() {
+            self.move_addresses(&gained);
+        }
+    }
+
+    /// What NICs gained, others have no more.
+    fn move_addresses(&mut self, gained: &BTreeMap<IpAddr, String>) {
+        let mut moved: Vec<(IpAddr, String, Option<String>)> = Vec::new();
+        for (id, record) in &mut self.nics {
+            let left = |ip: &IpAddr| gained.get(ip).filter(|to| *to != id);
+            let had = record.instance().map(str::to_owned);
+            let gone = record.info.secondary.iter();
+            moved.extend(gone.filter_map(|ip| Some((*ip, left(ip)?.clone(), had.clone()))));
+            record.info.secondary.retain(|ip| left(ip).is_none());
+            record.missing.retain(|ip, _| left(ip).is_none());
+            record.given.retain(|ip, _| left(ip).is_none());
+        }
+        for (ip, to, had) in moved {
+            let has = self.nics.get(&to).and_then(NicRecord::instance);
+            if let Some(had) = had.filter(|had| has != Some(had)) {
+                self.moved.insert(ip, had);
+            }
+        }
+    }
+
+    /// Notes what nodes count on although their NICs do not show it: (address, instance). Where another instance's NIC has it,
+    /// it has moved; nobody was there to see it.
+    pub fn claim(&mut self, claims: impl Iterator<Item = (IpAddr, String)>) {
+        let mut holders: BTreeMap<IpAddr, Option<String>> = BTreeMap::new();
+        for record in self.nics.values() {
+            let holder = record.instance().map(str::to_owned);
+            let all = record.info.secondary.iter();
+            holders.extend(all.map(|ip| (*ip, holder.clone())));
+        }
+        for (ip, claimer) in claims {
+            if holders
+                .get(&ip)
+                .is_some_and(|holder| holder.as_ref() != Some(&claimer))
+            {
+                self.moved.insert(ip, claimer);
+            }
+        }
+    }
+
+    /// The instance that had an address before it moved to where it is now.
+    pub fn moved_from(&self, ip: IpAddr) -> Option<&str> {
+        self.moved.get(&ip).map(String::as_str)
+    }
+
+    /// Whether any address has moved and may still be used where it was.
+    pub fn has_moved(&self) -> bool {
+        !self.moved.is_empty()
+    }
+
+    /// An address that moved is used no more where it was.
+    pub fn settle_move(&mut self, ip: IpAddr) {
+        self.moved.remove(&ip);
     }
 
     /// Whether something waits for a second reading.
@@ -233,7 +320,7 @@ impl Snapshot {
     }
 
     /// We made a NIC, or found one that we had made.
-    pub fn put_nic(&mut self, info: NicInfo, now: Millis) {
+    pub fn put_nic(&mut self, info: NicInfo, now: Millis, trust: Trust) {
         self.writes += 1;
         let made = !self.nics.contains_key(&info.id);
         if made && let Some(subnet) = self.subnets.get_mut(&info.subnet) {
@@ -242,8 +329,16 @@ impl Snapshot {
                 .available4
                 .saturating_sub(u32::try_from(v4 + 1).unwrap_or(u32::MAX));
         }
-        self.nics
-            .insert(info.id.clone(), NicRecord::new(info, now, self.writes));
+        let until = now + trust.stale_grace;
+        let mut record = NicRecord::new(info, now, self.writes);
+        record.made = until;
+        record.given = record
+            .info
+            .secondary
+            .iter()
+            .map(|ip| (*ip, until))
+            .collect();
+        self.nics.insert(record.info.id.clone(), record);
     }
 
     /// We asked for an attachment.
@@ -260,7 +355,7 @@ impl Snapshot {
     }
 
     /// We were given addresses.
-    pub fn assigned(&mut self, nic: &str, addresses: &[IpAddr]) {
+    pub fn assigned(&mut self, nic: &str, addresses: &[IpAddr], now: Millis, trust: Trust) {
         self.count(nic, addresses, |free, count| free.saturating_sub(count));
         self.write(nic, |info| {
             for ip in addresses {
@@ -271,6 +366,8 @@ impl Snapshot {
         });
         if let Some(record) = self.nics.get_mut(nic) {
             record.given_back.retain(|ip, _| !addresses.contains(ip));
+            let until = now + trust.stale_grace;
+            record.given.extend(addresses.iter().map(|ip| (*ip, until)));
         }
     }
 
@@ -282,6 +379,7 @@ impl Snapshot {
         });
         if let Some(record) = self.nics.get_mut(nic) {
             record.missing.retain(|ip, _| !addresses.contains(ip));
+            record.given.retain(|ip, _| !addresses.contains(ip));
             record
                 .given_back
                 .extend(addresses.iter().map(|ip| (*ip, now + trust.stale_grace)));
@@ -327,239 +425,4 @@ impl Snapshot {
 }
 
 #[cfg(test)]
-pub mod tests {
-    use super::*;
-    use tombolo_core::types::Mac;
-
-    pub const TRUST: Trust = Trust {
-        confirm_after: Millis(5000),
-        stale_grace: Millis(60_000),
-    };
-
-    pub fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    pub fn nic(id: &str, instance: Option<(&str, u16)>, secondary: &[&str]) -> NicInfo {
-        NicInfo {
-            id: id.to_owned(),
-            subnet: "s1".to_owned(),
-            zone: "z1".to_owned(),
-            mac: Mac([2, 0, 0, 0, 0, 1]),
-            mtu: 9001,
-            description: String::new(),
-            status: if instance.is_some() {
-                NicStatus::InUse
-            } else {
-                NicStatus::Available
-            },
-            attachment: instance.map(|(instance, device_index)| Attachment {
-                instance: instance.to_owned(),
-                device_index,
-                delete_on_termination: true,
-            }),
-            primary4: "10.0.0.10".parse().unwrap(),
-            primary6: None,
-            secondary: secondary.iter().map(|text| ip(text)).collect(),
-            security_groups: vec!["sg-1".to_owned()],
-            tags: BTreeMap::new(),
-        }
-    }
-
-    pub fn subnet(id: &str, available4: u32) -> Subnet {
-        Subnet {
-            id: id.to_owned(),
-            zone: "z1".to_owned(),
-            cidr4: "10.0.0.0/24".parse().unwrap(),
-            cidr6: Some("fd00::/64".parse().unwrap()),
-            available4,
-            gateway4: "10.0.0.1".parse().unwrap(),
-            gateway6: "fe80::1".parse().unwrap(),
-            tags: BTreeMap::new(),
-        }
-    }
-
-    pub fn instance(id: &str, state: InstanceState) -> Instance {
-        Instance {
-            id: id.to_owned(),
-            instance_type: "small".to_owned(),
-            zone: "z1".to_owned(),
-            state,
-            primary_nic: "eni-0".to_owned(),
-        }
-    }
-
-    pub fn reading(instances: Vec<Instance>, nics: Vec<NicInfo>) -> Reading {
-        let vpc = Vpc {
-            id: "vpc-1".to_owned(),
-            cidrs: vec!["10.0.0.0/16".parse().unwrap()],
-        };
-        Reading {
-            vpc,
-            instances,
-            subnets: vec![subnet("s1", 100), subnet("s2", 50)],
-            nics,
-        }
-    }
-
-    fn secondary(snapshot: &Snapshot, nic: &str) -> Vec<String> {
-        let mut all: Vec<String> = snapshot.nics[nic]
-            .info
-            .secondary
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        all.sort();
-        all
-    }
-
-    fn read(snapshot: &mut Snapshot, at: u64, nics: Vec<NicInfo>) {
-        let begun = snapshot.writes();
-        snapshot.absorb(reading(vec![], nics), begun, Millis(at), TRUST);
-    }
-
-    #[test]
-    fn what_grows_is_believed_what_shrinks_needs_two_readings() {
-        let mut s = Snapshot::default();
-        read(
-            &mut s,
-            0,
-            vec![nic("e", Some(("i", 1)), &["10.0.0.11", "10.0.0.12"])],
-        );
-        read(
-            &mut s,
-            1000,
-            vec![nic("e", Some(("i", 1)), &["10.0.0.12", "10.0.0.13"])],
-        );
-        assert_eq!(secondary(&s, "e"), ["10.0.0.11", "10.0.0.12", "10.0.0.13"]);
-        assert!(s.awaits_confirmation());
-        // Another address missing: its own two readings count.
-        read(&mut s, 7000, vec![nic("e", Some(("i", 1)), &["10.0.0.13"])]);
-        assert_eq!(secondary(&s, "e"), ["10.0.0.12", "10.0.0.13"]);
-        // Back again: forgiven.
-        read(
-            &mut s,
-            8000,
-            vec![nic("e", Some(("i", 1)), &["10.0.0.12", "10.0.0.13"])],
-        );
-        read(
-            &mut s,
-            20_000,
-            vec![nic("e", Some(("i", 1)), &["10.0.0.13"])],
-        );
-        assert_eq!(secondary(&s, "e"), ["10.0.0.12", "10.0.0.13"]);
-    }
-
-    #[test]
-    fn an_attachment_and_a_nic_are_gone_after_two_readings() {
-        let mut s = Snapshot::default();
-        read(&mut s, 0, vec![nic("e", Some(("i", 1)), &[])]);
-        read(&mut s, 1000, vec![nic("e", None, &[])]);
-        assert_eq!(
-            (s.nics["e"].instance(), s.nics["e"].info.status),
-            (Some("i"), NicStatus::InUse)
-        );
-        read(&mut s, 3000, vec![nic("e", None, &[])]);
-        assert_eq!(
-            s.nics["e"].instance(),
-            Some("i"),
-            "too soon after the first"
-        );
-        read(&mut s, 6000, vec![nic("e", None, &[])]);
-        assert_eq!(
-            (s.nics["e"].instance(), s.nics["e"].info.status),
-            (None, NicStatus::Available)
-        );
-        read(&mut s, 7000, vec![]);
-        assert!(s.nics.contains_key("e") && s.awaits_confirmation());
-        read(&mut s, 12_000, vec![]);
-        assert!(s.nics.is_empty() && !s.awaits_confirmation());
-    }
-
-    #[test]
-    fn our_writes_outrank_readings_that_began_before_them() {
-        let mut s = Snapshot::default();
-        read(&mut s, 0, vec![nic("e", Some(("i", 1)), &["10.0.0.11"])]);
-        let begun = s.writes();
-        s.assigned("e", &[ip("10.0.0.12"), ip("fd00::12")]);
-        assert_eq!(s.subnets["s1"].available4, 99);
-        let stale = || reading(vec![], vec![nic("e", Some(("i", 1)), &["10.0.0.11"])]);
-        s.absorb(stale(), begun, Millis(9000), TRUST);
-        s.absorb(stale(), begun, Millis(18_000), TRUST);
-        assert_eq!(secondary(&s, "e"), ["10.0.0.11", "10.0.0.12", "fd00::12"]);
-    }
-
-    #[test]
-    fn what_we_gave_back_does_not_come_back_by_a_stale_reading() {
-        let mut s = Snapshot::default();
-        let full = || vec![nic("e", Some(("i", 1)), &["10.0.0.11", "10.0.0.12"])];
-        read(&mut s, 0, full());
-        s.unassigned("e", &[ip("10.0.0.11")], Millis(1000), TRUST);
-        assert_eq!(secondary(&s, "e"), ["10.0.0.12"]);
-        read(&mut s, 2000, full());
-        assert_eq!(secondary(&s, "e"), ["10.0.0.12"]);
-        // The cloud insists: it never went.
-        read(&mut s, 62_000, full());
-        assert_eq!(secondary(&s, "e"), ["10.0.0.11", "10.0.0.12"]);
-        // Given to us anew: believed at once.
-        s.unassigned("e", &[ip("10.0.0.11")], Millis(63_000), TRUST);
-        s.assigned("e", &[ip("10.0.0.11")]);
-        read(&mut s, 64_000, full());
-        assert_eq!(secondary(&s, "e"), ["10.0.0.11", "10.0.0.12"]);
-    }
-
-    #[test]
-    fn a_nic_that_we_made_attached_detached_and_deleted() {
-        let mut s = Snapshot::default();
-        read(&mut s, 0, vec![]);
-        s.put_nic(nic("e", None, &["10.0.0.11"]), Millis(0));
-        assert_eq!(s.subnets["s1"].available4, 98);
-        let attachment = Attachment {
-            instance: "i".to_owned(),
-            device_index: 1,
-            delete_on_termination: true,
-        };
-        s.attaching("e", attachment);
-        assert!(s.nics["e"].in_transition());
-        // Not visible yet: one reading does not undo it.
-        read(&mut s, 100, vec![nic("e", None, &["10.0.0.11"])]);
-        assert!(s.nics["e"].in_transition());
-        read(&mut s, 200, vec![nic("e", Some(("i", 1)), &["10.0.0.11"])]);
-        assert_eq!(s.nics["e"].info.status, NicStatus::InUse);
-        s.detaching("e");
-        read(&mut s, 300, vec![nic("e", None, &["10.0.0.11"])]);
-        assert_eq!(
-            s.nics["e"].info.status,
-            NicStatus::Available,
-            "asked for, so one reading will do"
-        );
-        s.forget("e", Millis(400), TRUST);
-        read(&mut s, 500, vec![nic("e", None, &[])]);
-        assert!(s.nics.is_empty(), "a stale reading does not bring it back");
-    }
-
-    #[test]
-    fn terminated_takes_two_readings_and_absence_is_not_termination() {
-        let mut s = Snapshot::default();
-        let mut see = |at, state: Option<InstanceState>| {
-            let instances = state
-                .map(|state| instance("i", state))
-                .into_iter()
-                .collect();
-            let begun = s.writes();
-            s.absorb(reading(instances, vec![]), begun, Millis(at), TRUST);
-            (
-                s.instances["i"].is_terminated(),
-                s.instances["i"].absent_since(),
-            )
-        };
-        assert_eq!(see(0, Some(InstanceState::Running)), (false, None));
-        assert_eq!(see(1, Some(InstanceState::Terminated)), (false, None));
-        assert_eq!(see(2, Some(InstanceState::Terminated)), (false, None));
-        assert_eq!(see(3, Some(InstanceState::Running)), (false, None));
-        assert_eq!(see(10_000, None), (false, Some(Millis(10_000))));
-        assert_eq!(see(20_000, None), (false, Some(Millis(10_000))));
-        assert_eq!(see(21_000, Some(InstanceState::Terminated)), (false, None));
-        assert_eq!(see(26_000, Some(InstanceState::Terminated)), (true, None));
-    }
-}
+pub mod tests;

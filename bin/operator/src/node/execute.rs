@@ -4,10 +4,11 @@
 //! anything is detached or deleted, the cloud is asked once more whose it is and whether it is empty. Dropping a call's
 //! future at any await leaves nothing that the next observation does not show.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use tombolo_api::{EniSpec, TAG_CLUSTER, TAG_ENI, TAG_NODE};
+use kube::ResourceExt;
+use tombolo_api::{Eni, EniSpec, TAG_CLUSTER, TAG_ENI, TAG_NODE};
 use tombolo_cloud_sim::client;
 use tombolo_cloud_sim::wire::{
     AssignAddresses, AttachNic, CreateNic, DeleteNic, DescribeNics, DetachNic, NicInfo, NicStatus,
@@ -16,7 +17,7 @@ use tombolo_cloud_sim::wire::{
 use tombolo_core::eni::{Action, Failure};
 use tombolo_core::types::{Family, Reason};
 
-use super::{ledger, view};
+use super::{ledger, reply, view};
 use crate::api;
 use crate::clock;
 use crate::shared::Shared;
@@ -47,6 +48,14 @@ pub enum Error {
         /// What is in the way.
         problem: &'static str,
     },
+    /// A reply came that is none to the call that was made. The outcome is unknown.
+    #[error("{operation} {subject}: the reply belongs to another call")]
+    Misplaced {
+        /// What was asked for.
+        operation: &'static str,
+        /// The NIC or its object.
+        subject: String,
+    },
 }
 
 impl Error {
@@ -54,7 +63,7 @@ impl Error {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Cloud(error) => error.reason(),
-            Self::Api(_) | Self::Unexpected { .. } => Reason::CloudError,
+            Self::Api(_) | Self::Unexpected { .. } | Self::Misplaced { .. } => Reason::CloudError,
         }
     }
 
@@ -175,36 +184,65 @@ impl Caller<'_> {
         };
         let nic = match found {
             Some(nic) => nic,
-            None => {
-                let call = CreateNic {
-                    subnet: object.spec.subnet.clone(),
-                    description: format!(
-                        "tombolo {} {} {name}",
-                        shared.config.cluster, self.target.node
-                    ),
-                    // The UID: a later object of the same name is another NIC. The counts: the cloud refuses one token
-                    // with two meanings, and a resumed intention may ask for more or fewer.
-                    client_token: object
-                        .metadata
-                        .uid
-                        .as_ref()
-                        .map(|uid| format!("{uid}-{initial4}-{initial6}")),
-                    ipv4_count: initial4,
-                    ipv6_count: initial6,
-                    security_groups: object.spec.security_groups.clone(),
-                    tags: self.tags(name),
-                };
-                match shared.cloud.call(&call).await {
-                    Ok(nic) => nic,
-                    Err(error) if error.outcome_unknown() => self.find(name).await?.ok_or(error)?,
-                    Err(error) => return Err(self.refused(error)),
-                }
-            }
+            None => self.make(&object, initial4, initial6).await?,
         };
         shared
             .inventory
-            .write(|snapshot| snapshot.put_nic(nic, clock::now()));
+            .write(|snapshot| snapshot.put_nic(nic, clock::now(), shared.inventory.trust()));
         Ok(())
+    }
+
+    /// Makes the NIC of an Eni object. What the object says is asked for first: the same token and the same words as in an
+    /// earlier attempt, so that the cloud itself tells of a NIC that no reading shows yet.
+    async fn make(&self, eni: &Eni, initial4: u16, initial6: u16) -> Result<NicInfo, Error> {
+        let meant = (eni.spec.initial4, eni.spec.initial6);
+        let wanted = (initial4, initial6);
+        match self.make_with(eni, meant).await {
+            // No earlier attempt made it, then. What is wanted by now may be less.
+            Err(Error::Cloud(error))
+                if meant != wanted
+                    && matches!(error.reason(), Reason::SubnetFull | Reason::AddressLimit) =>
+            {
+                self.make_with(eni, wanted).await
+            }
+            other => other,
+        }
+    }
+
+    async fn make_with(
+        &self,
+        eni: &Eni,
+        (initial4, initial6): (u16, u16),
+    ) -> Result<NicInfo, Error> {
+        let name = eni.name_any();
+        let call = CreateNic {
+            subnet: eni.spec.subnet.clone(),
+            description: format!(
+                "tombolo {} {} {name}",
+                self.shared.config.cluster, self.target.node
+            ),
+            // The UID: a later object of the same name is another NIC. The counts: the cloud refuses one token with two
+            // meanings.
+            client_token: eni
+                .metadata
+                .uid
+                .as_ref()
+                .map(|uid| format!("{uid}-{initial4}-{initial6}")),
+            ipv4_count: initial4,
+            ipv6_count: initial6,
+            security_groups: eni.spec.security_groups.clone(),
+            tags: self.tags(&name),
+        };
+        let unknown = match self.shared.cloud.call(&call).await {
+            Ok(nic) if reply::made(&nic, &call) => return Ok(nic),
+            Ok(_) => Error::Misplaced {
+                operation: "make",
+                subject: name.clone(),
+            },
+            Err(error) if error.outcome_unknown() => error.into(),
+            Err(error) => return Err(self.refused(error)),
+        };
+        self.find(&name).await?.ok_or(unknown)
     }
 
     async fn attach(&self, nic: String, device_index: u16) -> Result<(), Error> {
@@ -214,22 +252,25 @@ impl Caller<'_> {
             device_index,
             delete_on_termination: true,
         };
-        match self.shared.cloud.call(&call).await {
-            Ok(attachment) => {
+        let error = match self.shared.cloud.call(&call).await {
+            Ok(attachment) if reply::attached(&attachment, &call) => {
                 self.shared
                     .inventory
                     .write(|snapshot| snapshot.attaching(&nic, attachment));
-                Ok(())
+                return Ok(());
             }
-            Err(error) => {
-                let now = self.reread(&nic).await?;
-                let attached = now.and_then(|info| info.attachment);
-                if attached.is_some_and(|attachment| attachment.instance == self.target.instance) {
-                    return Ok(());
-                }
-                Err(self.refused(error))
-            }
+            Ok(_) => Error::Misplaced {
+                operation: "attach",
+                subject: nic.clone(),
+            },
+            Err(error) => self.refused(error),
+        };
+        let now = self.reread(&nic).await?;
+        let attached = now.and_then(|info| info.attachment);
+        if attached.is_some_and(|attachment| attachment.instance == self.target.instance) {
+            return Ok(());
         }
+        Err(error)
     }
 
     async fn assign(&self, nic: String, family: Family, count: u16) -> Result<(), Error> {
@@ -238,12 +279,28 @@ impl Caller<'_> {
             family,
             count,
         };
+        let had: BTreeSet<IpAddr> = self.shared.inventory.read(|snapshot| {
+            let held = snapshot.nics.get(&nic).map(|record| &record.info.secondary);
+            held.into_iter().flatten().copied().collect()
+        });
         match self.shared.cloud.call(&call).await {
             Ok(assigned) => {
-                self.shared
-                    .inventory
-                    .write(|snapshot| snapshot.assigned(&nic, &assigned.addresses));
-                Ok(())
+                let (now, trust) = (clock::now(), self.shared.inventory.trust());
+                let taken_in = self.shared.inventory.write(|snapshot| {
+                    let fits = reply::assigned(&assigned.addresses, &call, &had, snapshot);
+                    if fits {
+                        snapshot.assigned(&nic, &assigned.addresses, now, trust);
+                    }
+                    fits
+                });
+                if taken_in {
+                    return Ok(());
+                }
+                self.reread(&nic).await?;
+                Err(Error::Misplaced {
+                    operation: "assign addresses to",
+                    subject: nic,
+                })
             }
             Err(error) => {
                 if error.outcome_unknown() || error.is_not_found() {
@@ -299,7 +356,8 @@ impl Caller<'_> {
         if !view::is_ours(&info, &self.shared.config.cluster) {
             return Err(unexpected("is not of this cluster"));
         }
-        if !info.secondary.is_empty() {
+        // Addresses of one that is still being attached were never the node's.
+        if !info.secondary.is_empty() && info.status != NicStatus::Attaching {
             return Err(unexpected("has addresses"));
         }
         let Some(attachment) = &info.attachment else {

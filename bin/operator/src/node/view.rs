@@ -90,6 +90,7 @@ impl CloudView {
                 eni,
             });
         }
+        one_name_each(node, &mut nics);
         nics.sort_by_key(|nic| (nic.index().unwrap_or(u16::MAX), nic.info.id.clone()));
         let limits = snapshot
             .types
@@ -122,12 +123,55 @@ impl CloudView {
         })
     }
 
+    /// Leaves these addresses out.
+    pub fn withhold(&mut self, addresses: &BTreeSet<IpAddr>) {
+        for nic in &mut self.nics {
+            nic.info.secondary.retain(|ip| !addresses.contains(ip));
+        }
+    }
+
     /// The NIC that the instance booted with.
     pub fn primary(&self) -> Option<&NodeNic> {
         self.nics
             .iter()
             .find(|nic| nic.ownership == Ownership::Primary)
     }
+}
+
+/// Whether a node may still use an address that its NICs do not hold any more: its spec lists it, its agent uses it, or the
+/// agent has not said anything about the present spec.
+pub fn may_use(nrs: &NetResourceSet, ip: IpAddr) -> bool {
+    let listed = nrs.spec.nics.iter().any(|nic| nic.addresses.contains(&ip));
+    let Some(agent) = nrs.status.as_ref().map(|status| &status.agent) else {
+        return listed;
+    };
+    let heard = Some(agent.observed_generation) == nrs.metadata.generation;
+    let used = agent.in_use.keys().any(|text| text.parse() == Ok(ip));
+    listed || used || !heard
+}
+
+/// An Eni object stands for one NIC. Where two NICs carry the name of one object (the intention was carried out twice), the
+/// other ones get an object of their own, and so are used or given back as any other.
+fn one_name_each(node: &str, nics: &mut [NodeNic]) {
+    nics.sort_by(|a, b| a.info.id.cmp(&b.info.id));
+    let mut names = BTreeSet::new();
+    for nic in nics {
+        if !names.insert(nic.eni.clone()) {
+            nic.eni = format!("{node}-{}", nic.info.id);
+        }
+    }
+}
+
+/// Whether the cloud shows less than the NetResourceSet lists: a NIC in use or an address is missing.
+pub fn shows_less(cloud: &CloudView, nrs: &NetResourceSet) -> bool {
+    nrs.spec.nics.iter().any(|listed| {
+        let shown = cloud
+            .nics
+            .iter()
+            .find(|nic| nic.info.id == listed.id && nic.info.status == NicStatus::InUse);
+        let holds = |ip: &IpAddr| shown.is_some_and(|nic| nic.info.secondary.contains(ip));
+        shown.is_none() || !listed.addresses.iter().all(holds)
+    })
 }
 
 /// The families of a profile.
@@ -227,6 +271,7 @@ pub fn observe(
         } else {
             Some(demand)
         },
+        heard: answers_these,
         in_use: in_use.unwrap_or_default(),
         releasable: agent
             .map(|agent| agent.releasable.iter().filter_map(parse).collect())
@@ -271,172 +316,4 @@ fn observe_nic(nic: &NodeNic, enis: &[Arc<Eni>]) -> ObservedNic {
 }
 
 #[cfg(test)]
-pub mod tests {
-    use super::*;
-    use crate::inventory::samples;
-    use crate::node::spec;
-    use serde_json::json;
-    use tombolo_cloud_sim::wire::{InstanceState, InstanceType};
-    use tombolo_core::types::Millis;
-
-    /// A node with its primary NIC, one of ours, one foreign; one of ours unattached; one of another cluster.
-    pub fn snapshot() -> Snapshot {
-        let tagged = |mut nic: NicInfo, cluster: &str, node: &str, eni: &str| {
-            for (key, value) in [(TAG_CLUSTER, cluster), (TAG_NODE, node), (TAG_ENI, eni)] {
-                nic.tags.insert(key.to_owned(), value.to_owned());
-            }
-            nic
-        };
-        let mut primary = samples::nic("eni-0", Some(("i-1", 0)), &["10.0.0.20"]);
-        primary.primary6 = Some("fd00::10".parse().unwrap());
-        let nics = vec![
-            primary,
-            tagged(
-                samples::nic("eni-1", Some(("i-1", 1)), &["10.0.0.22", "10.0.0.21"]),
-                "demo",
-                "n1",
-                "n1-1-x",
-            ),
-            samples::nic("eni-2", Some(("i-1", 2)), &[]),
-            tagged(
-                samples::nic("eni-3", None, &["10.0.0.30"]),
-                "demo",
-                "n1",
-                "n1-3-x",
-            ),
-            tagged(samples::nic("eni-4", None, &[]), "other", "n1", "n1-4-x"),
-            tagged(
-                samples::nic("eni-5", Some(("i-2", 1)), &[]),
-                "demo",
-                "n1",
-                "n1-5-x",
-            ),
-        ];
-        let mut snapshot = Snapshot::default();
-        let instances = ["i-1", "i-2"]
-            .map(|id| samples::instance(id, InstanceState::Running))
-            .to_vec();
-        snapshot.absorb(
-            samples::reading(instances, nics),
-            0,
-            Millis(0),
-            samples::TRUST,
-        );
-        let kind = InstanceType {
-            name: "small".to_owned(),
-            max_nics: 4,
-            ipv4_per_nic: 10,
-            ipv6_per_nic: 10,
-        };
-        snapshot.types.insert("small".to_owned(), kind);
-        snapshot
-    }
-
-    pub fn chosen() -> Chosen {
-        profile::choose([], &BTreeMap::new()).unwrap()
-    }
-
-    /// The node's NetResourceSet as the operator writes it, generation 7.
-    pub fn nrs(cloud: &CloudView, status: serde_json::Value, release: &[&str]) -> NetResourceSet {
-        let limits = cloud.limits.unwrap();
-        let release = release.iter().map(|text| samples::ip(text)).collect();
-        let spec = spec::desired(cloud, limits, &chosen(), &release, &BTreeSet::new());
-        let mut nrs = NetResourceSet::new("n1", spec);
-        nrs.metadata.generation = Some(7);
-        nrs.status = serde_json::from_value(status).unwrap();
-        nrs
-    }
-
-    #[test]
-    fn a_nodes_nics_and_whose_they_are() {
-        let cloud = CloudView::of(&snapshot(), "demo", "n1", "i-1").unwrap();
-        let nics: Vec<(&str, Ownership, &str)> = cloud
-            .nics
-            .iter()
-            .map(|nic| (nic.info.id.as_str(), nic.ownership, nic.eni.as_str()))
-            .collect();
-        assert_eq!(
-            nics,
-            [
-                ("eni-0", Ownership::Primary, "n1-0"),
-                ("eni-1", Ownership::Ours, "n1-1-x"),
-                ("eni-2", Ownership::Foreign, "n1-eni-2"),
-                ("eni-3", Ownership::Ours, "n1-3-x"),
-            ]
-        );
-        assert!(CloudView::of(&snapshot(), "demo", "n1", "i-9").is_none());
-    }
-
-    #[test]
-    fn the_observation() {
-        let cloud = CloudView::of(&snapshot(), "demo", "n1", "i-1").unwrap();
-        let agent = json!({"agent": {
-            "observedGeneration": 7,
-            "demand": {"IPv4": {"low": 3, "high": 9}, "IPv6": {"low": 3, "high": 9}},
-            "inUse": {"10.0.0.20": "bound"},
-            "releasable": ["10.0.0.22", "not an address"],
-            "release": {"10.0.0.21": "ready"},
-        }});
-        let nrs = nrs(&cloud, agent, &["10.0.0.21"]);
-        let eni = |name: &str, nic: Option<&str>| {
-            let spec = json!({"node": "n1", "instanceId": "i-1", "deviceIndex": 3, "subnet": "s2"});
-            let mut eni = Eni::new(name, serde_json::from_value(spec).unwrap());
-            eni.status = nic.map(|nic| {
-                serde_json::from_value(json!({"phase": "InUse", "nicId": nic})).unwrap()
-            });
-            Arc::new(eni)
-        };
-        let enis = [
-            eni("n1-1-x", Some("eni-1")),
-            eni("n1-3-new", None),
-            eni("n1-2-gone", Some("eni-9")),
-        ];
-        let seen = observe(&cloud, cloud.limits.unwrap(), &nrs, &enis, &chosen());
-        assert_eq!(seen.families, Families::Dual);
-        assert_eq!(
-            seen.demand.unwrap()[&Family::V6],
-            Demand { low: 3, high: 9 }
-        );
-        assert_eq!(seen.releasable, [samples::ip("10.0.0.22")]);
-        assert_eq!(seen.marked, BTreeSet::from([samples::ip("10.0.0.21")]));
-        assert_eq!(
-            seen.answers,
-            BTreeMap::from([(samples::ip("10.0.0.21"), Consent::Ready)])
-        );
-        let nics: Vec<(&str, NicState, u16)> = seen
-            .nics
-            .iter()
-            .map(|nic| (nic.eni.as_str(), nic.state, nic.device_index))
-            .collect();
-        assert_eq!(
-            nics,
-            [
-                ("n1-0", NicState::InUse, 0),
-                ("n1-1-x", NicState::InUse, 1),
-                ("n1-eni-2", NicState::InUse, 2),
-                ("n1-3-x", NicState::Available, 1),
-                ("n1-3-new", NicState::Intended, 3),
-            ]
-        );
-        assert!(seen.nics[0].own6 && !seen.nics[1].own6);
-        let eligible: Vec<&str> = seen
-            .subnets
-            .iter()
-            .filter(|s| s.eligible)
-            .map(|s| s.id.as_str())
-            .collect();
-        assert_eq!(eligible, ["s1"], "the primary NIC's");
-    }
-
-    #[test]
-    fn an_answer_to_another_spec_is_no_answer_and_silence_is_no_demand() {
-        let cloud = CloudView::of(&snapshot(), "demo", "n1", "i-1").unwrap();
-        for generation in [6, 8] {
-            let status = json!({"agent": {"observedGeneration": generation, "release": {"10.0.0.21": "ready"}}});
-            let nrs = nrs(&cloud, status, &["10.0.0.21"]);
-            let seen = observe(&cloud, cloud.limits.unwrap(), &nrs, &[], &chosen());
-            assert!(seen.answers.is_empty(), "generation {generation}");
-            assert_eq!(seen.demand, None);
-        }
-    }
-}
+pub mod tests;

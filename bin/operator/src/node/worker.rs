@@ -1,6 +1,7 @@
 //! The task of one node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -22,6 +23,7 @@ use super::spec;
 use super::view::{self, CloudView};
 use crate::api;
 use crate::clock;
+use crate::inventory::Snapshot;
 use crate::profile::{self, Chosen};
 use crate::shared::Shared;
 
@@ -256,7 +258,7 @@ impl Worker {
                 }
             };
         }
-        self.compare_instances(node, &instance);
+        let other = self.other_instance(node, &instance);
         if nrs.metadata.deletion_timestamp.is_none()
             && !nrs.finalizers().iter().any(|f| f == FINALIZER_NRS)
         {
@@ -267,10 +269,20 @@ impl Worker {
             .inventory
             .read(|snapshot| CloudView::of(snapshot, cluster, &self.node, &instance));
         // An instance that is not listed: nothing is known, so nothing is changed.
-        let Some(cloud) = cloud else {
+        let Some(shown) = cloud else {
+            self.problems.set(Reason::ForeignConflict, other);
             return Ok(Next::At(None));
         };
+        let (withheld, user) = self.used_elsewhere(&shown);
+        let mut cloud = shown.clone();
+        cloud.withhold(&withheld);
+        self.problems.set(Reason::ForeignConflict, other.or(user));
         shared.wakers.set_instance(&self.node, &instance);
+        // One reading that shows less than was known before we began proves nothing; the next one wakes us.
+        if !shared.inventory.settled() && view::shows_less(&cloud, &nrs) {
+            tracing::info!(node = %self.node, "the first reading of the cloud shows less than the NetResourceSet: waiting for a second");
+            return Ok(Next::At(None));
+        }
         let Some(limits) = self.limits(&cloud) else {
             return Ok(Next::At(None));
         };
@@ -304,17 +316,15 @@ impl Worker {
             self.begin(&target, action, spec_is_stale);
         }
         written?;
-        self.keep_ledger(&cloud, &enis).await?;
+        self.keep_ledger(&shown, &enis).await?;
         self.keep_conditions().await?;
-        Ok(Next::At(self.planner.next_deadline(clock::now())))
+        let next = self.planner.next_deadline(clock::now());
+        // Nobody tells us when the other node is done with them.
+        let look = (!withheld.is_empty()).then(|| clock::now() + LOOK_AGAIN);
+        Ok(Next::At(next.into_iter().chain(look).min()))
     }
 
-    fn note(
-        &mut self,
-        release: &mut BTreeSet<std::net::IpAddr>,
-        calls: &mut Vec<Action>,
-        action: Action,
-    ) {
+    fn note(&mut self, release: &mut BTreeSet<IpAddr>, calls: &mut Vec<Action>, action: Action) {
         let labels = crate::metrics::ActionLabels {
             action: action.word(),
         };
@@ -480,13 +490,44 @@ impl Worker {
             })
     }
 
-    fn compare_instances(&mut self, node: Option<&Node>, ours: &str) {
+    /// Addresses that came to this node's NICs from another instance's and may still be used there, and by whom.
+    fn used_elsewhere(&self, cloud: &CloudView) -> (BTreeSet<IpAddr>, Option<String>) {
+        let shared = &self.shared;
+        let mut withheld = BTreeSet::new();
+        let mut user = None;
+        if !shared.inventory.read(Snapshot::has_moved) {
+            return (withheld, user);
+        }
+        for ip in cloud.nics.iter().flat_map(|nic| &nic.info.secondary) {
+            let from = shared
+                .inventory
+                .read(|snapshot| snapshot.moved_from(*ip).map(str::to_owned));
+            let Some(from) = from.filter(|from| *from != cloud.instance.id) else {
+                continue;
+            };
+            let had = shared
+                .objects
+                .nrs
+                .select(|nrs| nrs.spec.instance_id == from);
+            if let Some(nrs) = had.iter().find(|nrs| view::may_use(nrs, *ip)) {
+                let node = nrs.name_any();
+                user.get_or_insert(format!(
+                    "{ip} came to this node's NIC while node {node} may still use it: it is given to no pod before that ends"
+                ));
+                withheld.insert(*ip);
+            } else {
+                shared.inventory.write(|snapshot| snapshot.settle_move(*ip));
+            }
+        }
+        (withheld, user)
+    }
+
+    fn other_instance(&self, node: Option<&Node>, ours: &str) -> Option<String> {
         let theirs = node
             .and_then(|node| self.provider_id(node))
             .map(|id| id.instance);
-        let message = theirs.filter(|theirs| theirs != ours).map(|theirs| {
+        theirs.filter(|theirs| theirs != ours).map(|theirs| {
             format!("the Node says that it is instance {theirs}, its NetResourceSet belongs to {ours}, which still exists")
-        });
-        self.problems.set(Reason::ForeignConflict, message);
+        })
     }
 }
