@@ -65,19 +65,23 @@ fn knob(rng: &mut Rng) -> Knob {
     match rng.u32(..6) {
         0 => Knob::LoseReply {
             verb: change,
+            skip: 0,
             count,
         },
         1 => Knob::LoseRequest {
             verb: change,
+            skip: 0,
             count,
         },
         2 => Knob::Fail {
             verb: change,
             code: pick(rng, &CODES).to_owned(),
+            skip: 0,
             count,
         },
         3 => Knob::LoseReply {
             verb: pick(rng, &READS).to_owned(),
+            skip: 0,
             count,
         },
         4 => Knob::Delay {

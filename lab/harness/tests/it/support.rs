@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,6 +23,11 @@ use tombolo_lab::up;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// The machine for oneself.
+pub fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs a scenario on a lab of its own. What the scenario returns, the invariant and the residue are all judged.
 pub fn scenario<F, R>(topology: Topology, body: F)
 where
@@ -30,7 +35,7 @@ where
     R: Future<Output = Result<()>>,
 {
     let name = topology.name.clone();
-    let result = alone(&name, async || {
+    let result = run_alone(&name, async || {
         let before = residue::snapshot()?;
         let mut topology = topology;
         topology.bin_dir = Some(bin_dir());
@@ -62,8 +67,8 @@ where
 }
 
 /// Runs what needs the machine for itself; `None` where it cannot run.
-pub fn alone<T>(name: &str, body: impl AsyncFnOnce() -> T) -> Option<T> {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+pub fn run_alone<T>(name: &str, body: impl AsyncFnOnce() -> T) -> Option<T> {
+    let _one = alone();
     if !rustix::process::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "labs need root");
         eprintln!("SKIP {name}: labs need root");

@@ -6,10 +6,10 @@ use tombolo_lab::torture::generate::generate;
 use tombolo_lab::torture::step::Step;
 use tombolo_lab::torture::{NODES, once, topology};
 
-use crate::support::{alone, bin_dir};
+use crate::support::{bin_dir, run_alone};
 
 fn torture(name: &str, steps: &[Step], rest: Duration) -> Option<anyhow::Result<()>> {
-    alone(name, async || {
+    run_alone(name, async || {
         let mut topology = topology(name);
         topology.bin_dir = Some(bin_dir());
         once(&topology, steps, rest).await
