@@ -476,7 +476,8 @@ fn fuzz_calls() {
         for (at, line) in String::from_utf8_lossy(bytes).lines().take(50).enumerate() {
             let (verb, body) = line.split_once(' ').unwrap_or((line, ""));
             let now = Millis(at as u64);
-            if let Err(error) = crate::server::cloud_call(&mut m, now, verb, body.as_bytes()) {
+            if let Err(error) = crate::server::cloud_call(&mut m, now, None, verb, body.as_bytes())
+            {
                 assert!(!error.code.is_empty() && !error.message.is_empty());
             }
             settle(&mut m);
