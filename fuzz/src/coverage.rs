@@ -32,6 +32,8 @@ pub struct Reached {
     regions: Vec<(usize, usize)>,
     /// For each counter the magnitudes that were seen, a bit each.
     seen: Vec<u8>,
+    /// Whether how often something was reached does not matter.
+    once: bool,
 }
 
 impl Reached {
@@ -41,7 +43,19 @@ impl Reached {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let seen = vec![0; regions.iter().map(|(_, length)| length).sum()];
-        Self { regions, seen }
+        Self {
+            regions,
+            seen,
+            once: false,
+        }
+    }
+
+    /// As [`Self::new`]; only whether a counter was reached matters, not how often.
+    pub fn once() -> Self {
+        Self {
+            once: true,
+            ..Self::new()
+        }
     }
 
     /// Whether this build counts.
@@ -61,7 +75,11 @@ impl Reached {
         let mut new = 0;
         let mut seen = std::mem::take(&mut self.seen);
         self.each(|counter, index| {
-            let bit = magnitude(*counter);
+            let bit = if self.once {
+                u8::from(*counter > 0)
+            } else {
+                magnitude(*counter)
+            };
             if seen[index] & bit != bit {
                 seen[index] |= bit;
                 new += 1;

@@ -241,7 +241,7 @@ impl Session<'_> {
     /// Keeps the fewest of this run's finds that together reach what they all do: small ones first, each only if it
     /// adds something to the corpus.
     fn keep_fresh(&mut self) -> io::Result<usize> {
-        let mut reached = Reached::new();
+        let mut reached = Reached::once();
         for input in corpus::load(&self.target.corpus)? {
             drop(reached.measure(|| self.guard.run(&input.bytes)));
         }
