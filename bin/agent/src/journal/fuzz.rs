@@ -71,7 +71,7 @@ fn contents() {
 fn directories() {
     Target::new("journal-directory")
         .words(WORDS)
-        .runs(300)
+        .runs(100)
         .check(|bytes| {
             let dir = tempfile::tempdir().expect("a directory");
             let journal = Journal::open(dir.path()).expect("a journal");
