@@ -1,7 +1,5 @@
 //! The runner finds what it must find; the table of docs/fuzzing.md says what there is.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
 mod planted;
 mod table;
