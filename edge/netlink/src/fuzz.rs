@@ -11,8 +11,9 @@ use tombolo_core::types::{Family, Mac};
 use tombolo_fuzz::Target;
 use tombolo_fuzz::arbitrary::{Result, Unstructured};
 
+use crate::abi::diag;
 use crate::message::{Attributes, Reply};
-use crate::{Request, addr, conntrack, events, link, neigh, nft, route, rule};
+use crate::{Request, addr, conntrack, events, link, neigh, nft, route, rule, sockets};
 
 /// Runs everything that takes a message on it.
 fn decode_all(reply: &Reply<'_>) {
@@ -44,6 +45,12 @@ fn decode_all(reply: &Reply<'_>) {
         drop(read_back(&request, |reply| {
             reply.attributes(4).value(1).map(<[u8]>::to_vec)
         }));
+    }
+    if let Some(request) = sockets::destruction(reply, 6, &ips) {
+        // What is to be closed is what was listed.
+        let listed = reply.payload.get(diag::ID..diag::ID + diag::ID_LENGTH);
+        let told = read_back(&request, |told| told.payload.get(8..).map(<[u8]>::to_vec));
+        assert_eq!(told.as_deref(), listed);
     }
     drop(events::decode(reply));
     nft::fuzz::decode_all(reply);

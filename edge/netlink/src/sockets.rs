@@ -41,7 +41,11 @@ pub fn close_to(socket: &mut Socket, ips: &BTreeSet<IpAddr>) -> Result<usize, Er
 }
 
 /// The request that closes a listed socket, if it leads to one of the addresses.
-fn destruction(reply: &Reply<'_>, protocol: u8, ips: &BTreeSet<IpAddr>) -> Option<Request> {
+pub(crate) fn destruction(
+    reply: &Reply<'_>,
+    protocol: u8,
+    ips: &BTreeSet<IpAddr>,
+) -> Option<Request> {
     let family = *reply.payload.first()?;
     let id = reply.payload.get(diag::ID..diag::ID + diag::ID_LENGTH)?;
     let to = diag::TO..;
