@@ -1,6 +1,6 @@
 //! Takes steps on a lab, and judges it at every rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -89,20 +89,23 @@ impl Runner {
     }
 
     async fn add_pod(&mut self, node: usize) -> Result<()> {
-        let target = &self.lab.nodes[node];
-        let load = &mut self.nodes[node];
-        if load.pods >= usize::try_from(target.max_pods)? {
+        if self.nodes[node].pods >= usize::try_from(self.lab.nodes[node].max_pods)? {
             return Ok(());
         }
         let name = format!("pod-{:05}", self.made);
-        let probe = self.lab.topology.binary("tombolo-lab")?;
-        let manifest = pods::manifest(&name, Some(&target.name), &probe, &[]);
-        pods::create(&self.api, &manifest).await?;
+        self.create(&name, node).await?;
+        let load = &mut self.nodes[node];
         self.made += 1;
         self.pods.push((name, node));
         load.pods += 1;
         load.peak = load.peak.max(load.pods);
         Ok(())
+    }
+
+    async fn create(&self, name: &str, node: usize) -> Result<()> {
+        let probe = self.lab.topology.binary("tombolo-lab")?;
+        let manifest = pods::manifest(name, Some(&self.lab.nodes[node].name), &probe, &[]);
+        pods::create(&self.api, &manifest).await
     }
 
     async fn delete_pod(&mut self, nth: usize) -> Result<()> {
@@ -175,35 +178,54 @@ impl Runner {
         Ok(())
     }
 
-    /// Waits until the pods that should be there run, and no other is left.
+    /// Waits until the pods that should be there run, and no other is left. One that its node had no room for yet, since
+    /// others were still on their way out, is made again, as whoever owns it would.
     async fn await_pods(&self) -> Result<()> {
         let wanted: BTreeMap<&str, usize> = self
             .pods
             .iter()
             .map(|(name, node)| (name.as_str(), *node))
             .collect();
+        let mut rejected = BTreeSet::new();
         let begin = Instant::now();
         loop {
             let all = self.api.list("/api/v1/namespaces/default/pods").await?;
-            let wrong: Vec<String> = all
+            let names: BTreeSet<String> =
+                all.iter().map(|pod| text(pod, "/metadata/name")).collect();
+            let wrong: Vec<&Value> = all
                 .iter()
                 .filter(|pod| {
                     text(pod, "/status/phase") != "Running"
                         || pod.pointer("/metadata/deletionTimestamp").is_some()
                         || !wanted.contains_key(text(pod, "/metadata/name").as_str())
                 })
-                .map(|pod| format!("{} {}", text(pod, "/metadata/name"), pod["status"]))
                 .collect();
             if wrong.is_empty() && all.len() == wanted.len() {
                 return Ok(());
             }
             ensure!(
                 begin.elapsed() < self.rest,
-                "{} pods are there and {} wanted after {:?}: {wrong:#?}",
+                "{} pods are there and {} wanted after {:?}: {:#?}",
                 all.len(),
                 wanted.len(),
-                self.rest
+                self.rest,
+                wrong
+                    .iter()
+                    .map(|pod| format!("{} {}", text(pod, "/metadata/name"), pod["status"]))
+                    .collect::<Vec<_>>()
             );
+            for pod in wrong {
+                let name = text(pod, "/metadata/name");
+                if text(pod, "/status/reason") == "OutOfpods" && rejected.insert(name.clone()) {
+                    pods::delete(&self.api, &name).await?;
+                }
+            }
+            for name in rejected.difference(&names).cloned().collect::<Vec<_>>() {
+                rejected.remove(&name);
+                if let Some(node) = wanted.get(name.as_str()) {
+                    self.create(&name, *node).await?;
+                }
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
