@@ -22,9 +22,9 @@ torture: build ## STEPS random steps from SEED on a lab; a failure is shortened 
 fuzz: setup ## every decoder of outside bytes, SECONDS=n each (60), guided by coverage; ONLY=name one; KEEP=1 keeps finds
 	@scripts/fuzz.sh $(or $(SECONDS),60) "$(ONLY)" "$(KEEP)"
 
-bench: build ## ADD, DEL and the path beside their peers; target/bench/bench.json
+bench: build ## ADD, DEL and the path beside their peers; BEFORE=dir beside an earlier build's; target/bench/bench.json
 	@cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir $(TARGET)/bench
-	@$(TARGET)/bench/release/tombolo-bench --bin $(TARGET)/release --out $(TARGET)/bench/bench.json
+	@$(TARGET)/bench/release/tombolo-bench --bin $(TARGET)/release $(if $(BEFORE),--before $(BEFORE)) --out $(TARGET)/bench/bench.json
 
 lint: ## formatting, clippy, tiers, generated files
 	cargo fmt --all --check

@@ -19,10 +19,16 @@ pub struct Effort {
     pub rounds: usize,
     /// Runs of each in all rounds together.
     pub runs: usize,
+    /// Whether the peer runs as well.
+    pub peer: bool,
 }
 
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 const PEER: &str = "ptp+host-local";
+/// The order of the plugins.
+const OURS: usize = 0;
+const FLOOR: usize = 1;
+const THE_PEER: usize = 2;
 
 /// Samples of one plugin.
 #[derive(Debug, Default)]
@@ -143,7 +149,8 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
         for (families, dual) in [("IPv4", false), ("DualStack", true)] {
             let dir = PathBuf::from(format!("/run/bench-{families}"));
             let agent = Agent::start(&bin.join("tombolo-agent"), None, &dir, nics, families)?;
-            let plugins = [ours(bin, &dir.join("agent.sock")), ptp(dual), floor(dual)?];
+            let mut plugins = vec![ours(bin, &dir.join("agent.sock")), floor(dual)?];
+            plugins.extend(effort.peer.then(|| ptp(dual)));
             let measured = families_rows(&plugins, families, effort);
             let log = || format!("the agent's log ends:\n{}", agent.log_end());
             rows.extend(measured.with_context(log)?);
@@ -153,7 +160,7 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
     })
 }
 
-fn families_rows(plugins: &[Plugin; 3], families: &str, effort: Effort) -> Result<Vec<Row>> {
+fn families_rows(plugins: &[Plugin], families: &str, effort: Effort) -> Result<Vec<Row>> {
     let mut rows = alone(plugins, families, effort)?;
     rows.extend(at_once(plugins, families, effort, 8)?);
     // A node's worth of pods, from a warm pool.
@@ -167,16 +174,17 @@ fn ms(duration: Duration) -> f64 {
 
 /// One at a time, each in a sandbox of its own. Sandboxes are made before and removed after a round: the kernel takes a
 /// namespace apart in the background, under the lock that every ADD needs.
-fn alone(plugins: &[Plugin; 3], families: &str, effort: Effort) -> Result<Vec<Row>> {
-    let mut samples: [Samples; 3] = Default::default();
+fn alone(plugins: &[Plugin], families: &str, effort: Effort) -> Result<Vec<Row>> {
+    let mut samples = none(plugins);
     let per_round = effort.runs.div_ceil(effort.rounds);
     for round in 0..effort.rounds {
         for s in &mut samples {
             s.begin();
         }
-        let sandboxes = Sandbox::create_all(&format!("a{families}{round}"), 3 * per_round)?;
-        for (i, three) in sandboxes.chunks(plugins.len()).enumerate() {
-            for (k, sandbox) in three.iter().enumerate() {
+        let sandboxes =
+            Sandbox::create_all(&format!("a{families}{round}"), plugins.len() * per_round)?;
+        for (i, of_each) in sandboxes.chunks(plugins.len()).enumerate() {
+            for (k, sandbox) in of_each.iter().enumerate() {
                 // The order rotates, so that none always runs after the same other.
                 let which = (i + k) % plugins.len();
                 let (Some(plugin), Some(s)) = (plugins.get(which), samples.get_mut(which)) else {
@@ -203,19 +211,23 @@ fn alone(plugins: &[Plugin; 3], families: &str, effort: Effort) -> Result<Vec<Ro
     Ok(rows)
 }
 
-/// One row a quantile.
-fn rows(name: &str, samples: &[Samples; 3], of: fn(&Samples) -> &Rounds) -> Vec<Row> {
-    let [ours, peer, floor] = samples.each_ref().map(of);
+fn none(plugins: &[Plugin]) -> Vec<Samples> {
+    plugins.iter().map(|_| Samples::default()).collect()
+}
+
+/// One row a quantile, of samples in the order of the plugins.
+fn rows(name: &str, samples: &[Samples], of: fn(&Samples) -> &Rounds) -> Vec<Row> {
+    let quantile = |which: usize, q| samples.get(which).and_then(|s| of(s).quantile(q));
     QUANTILES
         .iter()
         .map(|(label, q)| {
             Row::new(
                 &format!("{name} {label}"),
                 "ms",
-                ours.quantile(*q),
-                peer.quantile(*q).map(|value| (PEER, value)),
-                floor.quantile(*q),
-                ours.count(),
+                quantile(OURS, *q),
+                quantile(THE_PEER, *q).map(|value| (PEER, value)),
+                quantile(FLOOR, *q),
+                samples.get(OURS).map_or(0, |s| of(s).count()),
             )
         })
         .collect()
@@ -250,12 +262,12 @@ fn await_kernel() -> Result<()> {
 
 /// Several started together, again and again.
 fn at_once(
-    plugins: &[Plugin; 3],
+    plugins: &[Plugin],
     families: &str,
     effort: Effort,
     together: usize,
 ) -> Result<Vec<Row>> {
-    let mut samples: [Samples; 3] = Default::default();
+    let mut samples = none(plugins);
     // A node's worth is one batch a round.
     let batches = effort.runs.div_ceil(together * effort.rounds);
     for round in 0..effort.rounds {

@@ -1,6 +1,7 @@
 //! `make bench`: ADD, DEL, bursts, the path, and repair, each beside a peer or a floor in the same run. Writes a table, and
 //! JSON for whoever wants to compare builds.
 
+mod before;
 mod cni;
 mod exec;
 mod load;
@@ -28,6 +29,9 @@ struct Cli {
     /// Directory of the built binaries.
     #[arg(long, default_value = "target/release")]
     bin: PathBuf,
+    /// Directory of an earlier build's binaries: it takes the peer's place, and takes turns with the build, round by round.
+    #[arg(long)]
+    before: Option<PathBuf>,
     /// Where the JSON goes.
     #[arg(long, default_value = "target/bench/bench.json")]
     out: PathBuf,
@@ -98,18 +102,24 @@ fn main() -> Result<()> {
     if let Some(code) = sandbox::enter()? {
         std::process::exit(code);
     }
-    let bin = cli
-        .bin
-        .canonicalize()
-        .with_context(|| format!("{}: build the workspace first", cli.bin.display()))?;
+    let built = |dir: &Path| {
+        dir.canonicalize()
+            .with_context(|| format!("{}: build the workspace first", dir.display()))
+    };
+    let bin = built(&cli.bin)?;
+    let before = cli.before.as_deref().map(built).transpose()?;
     let effort = Effort {
         rounds: cli.rounds,
         runs: cli.runs,
+        peer: before.is_none(),
     };
     let mut rows = Vec::new();
     for (part, measure) in PARTS {
         if cli.only.is_none_or(|only| only == part) {
-            rows.extend(measure(&bin, effort)?);
+            rows.extend(match &before {
+                Some(before) => before::measure(measure, &bin, before, effort)?,
+                None => measure(&bin, effort)?,
+            });
             // What was measured stays, whatever becomes of the rest.
             write(&cli.out, &rows)?;
         }

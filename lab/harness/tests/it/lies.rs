@@ -219,7 +219,11 @@ fn replies_that_nobody_can_read_do_no_harm() {
             }
             node.say(|says| (says.low, says.high) = (6, 6));
             bed.agree(&[&node]).await;
-            assert_eq!(bed.ours().await.len(), 1, "{how:?}");
+            // On a slow machine an attachment may be given up and made anew; what is too much goes again.
+            bed.eventually(&format!("one NIC, {how:?}"), async || {
+                (bed.ours().await.len() == 1).then_some(())
+            })
+            .await;
             node.say(|says| (says.low, says.high) = (1, 1));
             bed.eventually("the NIC goes", async || {
                 bed.ours().await.is_empty().then_some(())
