@@ -20,14 +20,13 @@ use tombolo_rpc as rpc;
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::config::CrashAt;
 use crate::detach;
 use crate::error::{Error, families_word};
 use crate::journal::{Journal, NetnsRecord, Phase, Record};
 use crate::keys::{Cancel, Why};
 use crate::node::{Node, Wired};
 use crate::notes;
-use crate::steps::Steps;
+use crate::steps;
 
 /// An ADD, checked.
 #[derive(Debug)]
@@ -243,7 +242,6 @@ async fn wire(node: &Arc<Node>, request: &Request, record: Record) -> Result<Rec
         wired: node.wired.borrow().clone(),
         netns: Arc::clone(&request.netns),
         path: request.path.clone(),
-        crash_at: node.config.crash_at.clone(),
         record: record.clone(),
     };
     node.put_record(record.clone());
@@ -266,7 +264,8 @@ async fn wire(node: &Arc<Node>, request: &Request, record: Record) -> Result<Rec
         node.pool.abandon(&record.key).await?;
         let journal = node.journal.clone();
         let key = record.key.clone();
-        tokio::task::spawn_blocking(move || journal.remove(&key)).await??;
+        let forget = move || steps::UNDO_JOURNAL_GONE.around(|| journal.remove(&key));
+        tokio::task::spawn_blocking(forget).await??;
         node.drop_record(&record.key);
     }
     Err(error)
@@ -278,7 +277,6 @@ struct Wiring {
     wired: Arc<Wired>,
     netns: Arc<Netns>,
     path: String,
-    crash_at: Option<CrashAt>,
     record: Record,
 }
 
@@ -307,41 +305,37 @@ impl Wiring {
             wired,
             netns,
             path,
-            crash_at,
             mut record,
         } = self;
-        let mut steps = Steps::new("add", crash_at.as_ref());
         let key = record.key.clone();
         let touched = |operation| {
             let error = Error::kernel(operation, &key);
             move |source| Failed::after_touching(error(source))
         };
-        steps
-            .run(|| journal.write(&record))
+        steps::ADD_JOURNAL_ADDING
+            .around(|| journal.write(&record))
             .map_err(|error| Failed::untouched(error.into()))?;
         let mut pod = PodSide::open(&netns).map_err(|error| {
             Failed::untouched(Error::kernel("enter the namespace", &key)(error))
         })?;
-        let link =
-            steps
-                .run(|| pod.create(kernel, &key, record.mtu))
-                .map_err(|error| match error {
-                    NetlinkError::InterfaceExists { name } => {
-                        Failed::untouched(Error::InterfaceExists { ifname: name, path })
-                    }
-                    source @ NetlinkError::HostNetns { .. } => {
-                        Failed::untouched(Error::Netns { path, source })
-                    }
-                    error => touched("create the link")(error),
-                })?;
+        let link = pod
+            .create(kernel, &key, record.mtu)
+            .map_err(|error| match error {
+                NetlinkError::InterfaceExists { name } => {
+                    Failed::untouched(Error::InterfaceExists { ifname: name, path })
+                }
+                source @ NetlinkError::HostNetns { .. } => {
+                    Failed::untouched(Error::Netns { path, source })
+                }
+                error => touched("create the link")(error),
+            })?;
         record.host_ifindex = Some(link.host_ifindex);
         let state = endpoint_state(&record, link.host_ifindex, &wired);
-        steps
-            .run(|| pod.configure(kernel, link, &key, &state))
+        pod.configure(kernel, link, &key, &state)
             .map_err(touched("configure the link"))?;
         record.phase = Phase::Ready;
-        steps
-            .run(|| journal.write(&record))
+        steps::ADD_JOURNAL_READY
+            .around(|| journal.write(&record))
             .map_err(|error| Failed::after_touching(error.into()))?;
         Ok(record)
     }

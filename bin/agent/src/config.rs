@@ -12,6 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    /// For tests: end or stop the process before or after a write, for example `add.create-link.before`. No variable sets it.
+    #[arg(long, global = true, hide = true)]
+    pub failpoint: Vec<tombolo_failpoint::Order>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,9 +65,6 @@ pub struct RunArgs {
     /// How they are written to standard error.
     #[arg(long, env = "TOMBOLO_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// For tests: end the process before or after a numbered step, for example `add.2.before`.
-    #[arg(long, env = "TOMBOLO_CRASH_AT", hide = true)]
-    pub crash_at: Option<String>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -91,7 +91,6 @@ pub struct Config {
     pub resync: Duration,
     pub debounce: Duration,
     pub status_debounce: Duration,
-    pub crash_at: Option<CrashAt>,
 }
 
 /// Where NICs and addresses come from.
@@ -102,14 +101,6 @@ pub enum Source {
         node_name: String,
         api_server: Option<http::Uri>,
     },
-}
-
-/// A step of an operation, and whether the process ends before or after it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CrashAt {
-    pub operation: String,
-    pub step: u32,
-    pub after: bool,
 }
 
 /// A setting is malformed or contradicts another.
@@ -151,7 +142,6 @@ impl TryFrom<&RunArgs> for Config {
             resync: Duration::from_millis(args.resync_ms),
             debounce: Duration::from_millis(args.debounce_ms),
             status_debounce: Duration::from_millis(args.status_debounce_ms),
-            crash_at: args.crash_at.as_deref().map(crash_at).transpose()?,
         })
     }
 }
@@ -194,25 +184,6 @@ fn is_dns_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label)
 }
 
-fn crash_at(text: &str) -> Result<CrashAt, InvalidConfig> {
-    let parts: Vec<&str> = text.split('.').collect();
-    let parsed = match parts.as_slice() {
-        [operation, step, when @ ("before" | "after")] => step.parse().ok().map(|step| CrashAt {
-            operation: (*operation).to_owned(),
-            step,
-            after: *when == "after",
-        }),
-        _ => None,
-    };
-    parsed.ok_or_else(|| {
-        invalid(
-            "crash-at",
-            text,
-            "must be <operation>.<step>.before or .after",
-        )
-    })
-}
-
 fn positive(field: &'static str, value: u64) -> Result<(), InvalidConfig> {
     if value == 0 {
         Err(invalid(field, &value.to_string(), "must be above 0"))
@@ -253,7 +224,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_field() {
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 8] = [
             (&[], "node-name"),
             (&["--node-name", "Not_A_Name"], "node-name"),
             (
@@ -268,10 +239,6 @@ mod tests {
             (&["--nrs-file", "/x", "--resync-ms", "0"], "resync-ms"),
             (&["--nrs-file", "/x", "--max-pods", "0"], "max-pods"),
             (&["--nrs-file", "/x", "--run-dir", "relative"], "run-dir"),
-            (
-                &["--nrs-file", "/x", "--crash-at", "add.x.before"],
-                "crash-at",
-            ),
         ];
         for (arguments, field) in cases {
             let error = parse(arguments).unwrap_err();
@@ -280,13 +247,17 @@ mod tests {
         }
     }
 
+    /// Variables are inherited and configuration is kept: what ends the agent must be neither.
     #[test]
-    fn crash_points_parse() {
-        let want = CrashAt {
-            operation: "add".to_owned(),
-            step: 2,
-            after: true,
-        };
-        assert_eq!(crash_at("add.2.after"), Ok(want));
+    fn a_failpoint_is_an_argument_and_nothing_else() {
+        let command = <Cli as clap::CommandFactory>::command();
+        let mut commands = vec![&command];
+        commands.extend(command.get_subcommands());
+        let arguments = commands.iter().flat_map(|command| command.get_arguments());
+        let failpoints: Vec<_> = arguments
+            .filter(|argument| argument.get_id() == "failpoint")
+            .collect();
+        assert_eq!(failpoints.len(), 1);
+        assert!(failpoints[0].get_env().is_none() && failpoints[0].is_hide_set());
     }
 }

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::journal::{Phase, Record};
 use crate::node::Node;
 use crate::notes;
-use crate::steps::Steps;
+use crate::steps;
 
 /// Detaches a key; `netns` is the pod's, where it could be opened.
 pub async fn detach(
@@ -104,22 +104,19 @@ pub async fn drain(
     };
     node.put_record(record.clone());
     let journal = node.journal.clone();
-    let crash_at = node.config.crash_at.clone();
     let work = node.kernels.run(move |kernel| {
-        let mut steps = Steps::new("del", crash_at.as_ref());
-        let noted = steps.run(|| journal.write(&record)).map_err(Error::from);
+        let noted = steps::DEL_JOURNAL_DRAINING
+            .around(|| journal.write(&record))
+            .map_err(Error::from);
         let addresses: Vec<IpAddr> = record.addresses.iter().map(|address| address.ip).collect();
-        let detached = steps
-            .run(|| {
-                wire::detach_pod(
-                    kernel,
-                    netns.as_deref(),
-                    &record.key,
-                    record.host_ifindex,
-                    &addresses,
-                )
-            })
-            .map_err(Error::kernel("detach", &record.key));
+        let detached = wire::detach_pod(
+            kernel,
+            netns.as_deref(),
+            &record.key,
+            record.host_ifindex,
+            &addresses,
+        )
+        .map_err(Error::kernel("detach", &record.key));
         (noted, detached)
     });
     let done = work.await;

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tombolo_core::datapath::EndpointAddress;
 use tombolo_core::types::{AttachmentKey, Millis, PodRef};
 
+use crate::steps;
 pub use file::Error;
 pub(crate) use file::{ensure_dir, read_versioned, write_versioned};
 pub use notes::Notes;
@@ -182,7 +183,8 @@ impl Journal {
     }
 
     fn quarantine(&self, path: &Path, error: Error) -> Result<Quarantined, Error> {
-        let moved_to = file::move_aside(path, &self.quarantine)?;
+        let moved_to =
+            steps::START_QUARANTINE.around(|| file::move_aside(path, &self.quarantine))?;
         Ok(Quarantined { moved_to, error })
     }
 }

@@ -49,19 +49,25 @@ use config::{Cli, Command, Config, LogFormat, RunArgs};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    let result = privileges::restrict()
-        .map_err(anyhow::Error::from)
-        .and_then(|()| match command {
-            Command::Run(args) => run(&args),
-            Command::Uninstall(args) => uninstall::uninstall(&args.run_dir),
-        });
-    match result {
+    let arguments = std::env::args_os().skip(1);
+    if tombolo_failpoint::list_if_asked(arguments, &steps::TABLES) {
+        return ExitCode::SUCCESS;
+    }
+    match command(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tombolo-agent: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn command(cli: Cli) -> anyhow::Result<()> {
+    tombolo_failpoint::arm(cli.failpoint, &steps::TABLES)?;
+    privileges::restrict()?;
+    match cli.command {
+        Command::Run(args) => run(&args),
+        Command::Uninstall(args) => uninstall::uninstall(&args.run_dir),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::scrub::Clean;
 use crate::spec::{self, Plan};
+use crate::steps;
 
 /// What the last comparison left in place.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -160,7 +161,8 @@ impl Node {
         }
         let run_dir = self.config.run_dir.clone();
         let cached = spec::Cached { generation, spec };
-        tokio::task::spawn_blocking(move || spec::write_cache(&run_dir, &cached)).await??;
+        let keep = move || steps::SPEC_KEEP.around(|| spec::write_cache(&run_dir, &cached));
+        tokio::task::spawn_blocking(keep).await??;
         self.plan.send_replace(Some(plan));
         self.repair.notify_one();
         Ok(())

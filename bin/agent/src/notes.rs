@@ -22,7 +22,7 @@ use crate::detach;
 use crate::error::{Error, chain};
 use crate::inotify;
 use crate::node::Node;
-use crate::steps::Steps;
+use crate::steps;
 
 /// Keys at a time. More than the kernel takes at once: one may wait long for its lock.
 const WIDTH: usize = 16;
@@ -112,9 +112,6 @@ pub async fn forget(node: &Arc<Node>, key: &AttachmentKey) -> Result<(), Error> 
         return Ok(());
     }
     let (notes, key) = (node.notes.clone(), key.clone());
-    let crash_at = node.config.crash_at.clone();
-    let removed = tokio::task::spawn_blocking(move || {
-        Steps::new("note", crash_at.as_ref()).run(|| notes.remove(&key))
-    });
-    Ok(removed.await??)
+    let remove = move || steps::NOTE_GONE.around(|| notes.remove(&key));
+    Ok(tokio::task::spawn_blocking(remove).await??)
 }

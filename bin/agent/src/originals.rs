@@ -9,6 +9,7 @@ use tombolo_core::datapath::Sysctl;
 use tombolo_netlink::sysctl;
 
 use crate::journal::{self, read_versioned, write_versioned};
+use crate::steps;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Originals {
@@ -38,7 +39,7 @@ pub fn keep(run_dir: &Path, setting: &Sysctl) -> Result<(), journal::Error> {
     }
     if let Ok(value) = sysctl::read(&setting.path) {
         originals.values.insert(setting.path.clone(), value);
-        write_versioned(&path(run_dir), &originals)?;
+        steps::REPAIR_KEEP_SETTING.around(|| write_versioned(&path(run_dir), &originals))?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use crate::error::Error;
 use crate::journal::{NetnsRecord, Phase, Record};
 use crate::node::Node;
+use crate::steps;
 
 /// Brings every pod whose MTU should be another to it.
 pub async fn follow(node: &Arc<Node>) -> Result<(), Error> {
@@ -42,7 +43,7 @@ async fn change(node: &Arc<Node>, record: Record, mtu: u32) -> Result<(), Error>
         let found = link::by_name(&mut socket, &record.key.ifname)?
             .filter(|link| link.mac == Some(pod_mac));
         if let Some(found) = found {
-            socket.request(link::set_mtu(found.index, mtu))?;
+            steps::MTU_POD_END.around(|| socket.request(link::set_mtu(found.index, mtu)))?;
         }
         Ok::<_, NetlinkError>(Some(Record { mtu, ..record }))
     });
@@ -55,7 +56,8 @@ async fn change(node: &Arc<Node>, record: Record, mtu: u32) -> Result<(), Error>
     if let Some(record) = changed {
         info!(key = %record.key, mtu, "followed its NIC's MTU");
         node.put_record(record.clone());
-        tokio::task::spawn_blocking(move || journal.write(&record)).await??;
+        let write = move || steps::MTU_JOURNAL.around(|| journal.write(&record));
+        tokio::task::spawn_blocking(write).await??;
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::clock;
 use crate::error::Error;
 use crate::journal::{Cooling, Journal};
+use crate::steps;
 
 /// Messages that may wait in the channel; senders then wait, too.
 const BACKLOG: usize = 256;
@@ -236,11 +237,14 @@ impl Actor {
         let journal = self.journal.clone();
         let written = tokio::task::spawn_blocking(move || {
             notes.iter().try_for_each(|note| match note {
-                Action::Cool(address, until) => journal.cool(&Cooling {
-                    address: address.clone(),
-                    until: *until,
-                }),
-                Action::Cooled(ip) => journal.cooled(*ip),
+                Action::Cool(address, until) => {
+                    let note = Cooling {
+                        address: address.clone(),
+                        until: *until,
+                    };
+                    steps::REAP_COOL.around(|| journal.cool(&note))
+                }
+                Action::Cooled(ip) => steps::REST_OVER.around(|| journal.cooled(*ip)),
                 _ => Ok(()),
             })
         });

@@ -24,7 +24,7 @@ use tracing::{debug, error, info, warn};
 use crate::error::Error;
 use crate::journal::{Phase, Record};
 use crate::node::Node;
-use crate::steps::Steps;
+use crate::steps;
 
 /// Links deleted at once.
 const BATCH: usize = 128;
@@ -78,15 +78,11 @@ async fn reap(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<Attachmen
     let targets = records.clone();
     let held = node.plan.borrow().as_ref().map(|plan| plan.held());
     let held = held.unwrap_or_default();
-    let crash_at = node.config.crash_at.clone();
     let first = batch.first().map(ToString::to_string).unwrap_or_default();
-    let reaped = node.kernels.run(move |kernel| {
-        let mut steps = Steps::new("reap", crash_at.as_ref());
-        let left = steps.run(|| remove(kernel, &targets, &held));
-        (left, steps.done())
-    });
-    let (left, done) = reaped.await?;
-    let left = left.map_err(|source| Error::Kernel {
+    let reaped = node
+        .kernels
+        .run(move |kernel| remove(kernel, &targets, &held));
+    let left = reaped.await?.map_err(|source| Error::Kernel {
         operation: "delete pod links",
         key: first,
         source,
@@ -95,15 +91,11 @@ async fn reap(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<Attachmen
         .into_iter()
         .partition(|record| left.contains(&record.key));
     for record in gone {
-        let mut steps = Steps::resume("reap", done, node.config.crash_at.as_ref());
-        steps.begin();
         node.pool.removed(&record.key).await?;
-        steps.end();
         let journal = node.journal.clone();
         let key = record.key.clone();
-        steps.begin();
-        tokio::task::spawn_blocking(move || journal.remove(&key)).await??;
-        steps.end();
+        let forget = move || steps::REAP_JOURNAL_GONE.around(|| journal.remove(&key));
+        tokio::task::spawn_blocking(forget).await??;
         node.drop_record(&record.key);
         debug!(key = %record.key, "nothing is left of it");
     }
@@ -193,13 +185,14 @@ fn forget_sources(kernel: &mut Kernel, gone: &[&Record]) -> Result<(), NetlinkEr
         return Ok(());
     }
     warn!(elements = left.len(), "source elements were still there");
-    nft::del_sources(&mut kernel.netfilter, &left)
+    steps::REAP_SOURCES.around(|| nft::del_sources(&mut kernel.netfilter, &left))
 }
 
 /// Connections of the node's own processes to the pods that are gone. They do harm to nobody but their owners, so that a
 /// kernel that cannot close them keeps no address from its rest.
 fn close_sockets(ips: &BTreeSet<IpAddr>) {
-    match Socket::sock_diag().and_then(|mut socket| sockets::close_to(&mut socket, ips)) {
+    let close = |mut socket| steps::REAP_SOCKETS.around(|| sockets::close_to(&mut socket, ips));
+    match Socket::sock_diag().and_then(close) {
         Ok(0) => {}
         Ok(closed) => info!(
             closed,
@@ -216,7 +209,8 @@ fn forget_connections(
 ) -> Result<BTreeSet<IpAddr>, NetlinkError> {
     let mut named = BTreeSet::new();
     for _ in 0..LOOKS {
-        let deleted = conntrack::delete_addresses(&mut kernel.netfilter, ips)?;
+        let forget = || conntrack::delete_addresses(&mut kernel.netfilter, ips);
+        let deleted = steps::REAP_CONNECTIONS.around(forget)?;
         named = deleted.into_iter().collect();
         if named.is_empty() {
             break;

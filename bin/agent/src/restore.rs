@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 use crate::error::{Error, chain};
 use crate::journal::{Phase, Record};
 use crate::node::{Node, Orphan};
+use crate::steps;
 
 /// Restores records and pool. Run before anything else uses the node.
 pub async fn restore(node: &Arc<Node>) -> Result<(), Error> {
@@ -80,7 +81,8 @@ pub async fn restore(node: &Arc<Node>) -> Result<(), Error> {
         node.put_record(record.clone());
         let journal = node.journal.clone();
         let key = record.key.clone();
-        tokio::task::spawn_blocking(move || journal.write(&record)).await??;
+        let write = move || steps::START_JOURNAL_DRAINING.around(|| journal.write(&record));
+        tokio::task::spawn_blocking(write).await??;
         node.doomed.send(key).map_err(|_| Error::Stopping)?;
     }
     Ok(())

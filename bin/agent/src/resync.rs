@@ -34,6 +34,7 @@ use crate::pod_mtu;
 use crate::reaper;
 use crate::scrub;
 use crate::spec::Plan;
+use crate::steps;
 
 /// Runs until the node is gone. The caller made the first pass.
 pub async fn run(node: Arc<Node>) {
@@ -278,7 +279,7 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
                 failures.push(Error::from(error));
                 continue;
             }
-            if let Err(source) = kernel.apply(op) {
+            if let Err(source) = steps::repair(op).around(|| kernel.apply(op)) {
                 failures.push(Error::Kernel {
                     operation: "repair",
                     key: kind(op).to_owned(),
@@ -288,7 +289,8 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
         }
         for leftover in &found.leftovers {
             info!(?leftover, "removed");
-            if let Err(source) = kernel.route.request(leftover.clone()) {
+            let remove = || kernel.route.request(leftover.clone());
+            if let Err(source) = steps::REPAIR_LEFTOVER.around(remove) {
                 failures.push(Error::Kernel {
                     operation: "repair",
                     key: "rule".to_owned(),
@@ -297,7 +299,8 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
             }
         }
         for (index, alias) in &found.aliases {
-            if let Err(source) = kernel.route.request(link::set_alias(*index, alias)) {
+            let request = link::set_alias(*index, alias);
+            if let Err(source) = steps::REPAIR_ALIAS.around(|| kernel.route.request(request)) {
                 failures.push(Error::Kernel {
                     operation: "set alias",
                     key: alias.clone(),

@@ -25,7 +25,7 @@ use crate::attach;
 use crate::error::Error;
 use crate::keys::{Cancel, Why};
 use crate::node::Node;
-use crate::{check, detach};
+use crate::{check, detach, steps};
 
 /// How long an ADD waits where the caller does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,7 +60,7 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
             source,
         }
     };
-    match std::fs::remove_file(path) {
+    match steps::START_OLD_SOCKET.around(|| std::fs::remove_file(path)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(failed("remove old socket")(error));
         }
@@ -68,7 +68,7 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     }
     // For the whole process, and only for a moment: whatever else it makes meanwhile is a file, which needs no more.
     let usual = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-    let listener = UnixListener::bind(path);
+    let listener = steps::START_SOCKET.around(|| UnixListener::bind(path));
     umask(usual);
     listener.map_err(failed("bind socket"))
 }

@@ -17,7 +17,7 @@ use crate::journal::{Journal, Notes};
 use crate::kernels::Kernels;
 use crate::node::Node;
 use crate::spec::{self, Plan};
-use crate::{cluster, http, notes, reaper, restore, resync, rpc, standalone, watch};
+use crate::{cluster, http, notes, reaper, restore, resync, rpc, standalone, steps, watch};
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -94,8 +94,8 @@ pub fn lock(run_dir: &Path) -> anyhow::Result<std::fs::File> {
     options
         .mode(0o600)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-    let file = options
-        .open(&path)
+    let file = steps::START_LOCK
+        .around(|| options.open(&path))
         .with_context(|| format!("open {}", path.display()))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .with_context(|| format!("another agent uses {}", run_dir.display()))?;

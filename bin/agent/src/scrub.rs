@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tombolo_netlink::conntrack;
+use tombolo_netlink::{Kernel, conntrack};
 use tracing::info;
 
 use crate::error::Error;
 use crate::node::Node;
 use crate::spec::Plan;
+use crate::steps;
 
 /// Addresses of which nothing old is left.
 #[derive(Debug, Default)]
@@ -33,10 +34,11 @@ pub async fn scrub(node: &Arc<Node>, plan: &Plan) -> Result<(), Error> {
         new.remove(ip);
     }
     if !new.is_empty() {
-        let deleted = node
-            .kernels
-            .run(move |kernel| conntrack::delete_addresses(&mut kernel.netfilter, &new))
-            .await?;
+        let forget = move |kernel: &mut Kernel| {
+            let forget = || conntrack::delete_addresses(&mut kernel.netfilter, &new);
+            steps::SCRUB_CONNECTIONS.around(forget)
+        };
+        let deleted = node.kernels.run(forget).await?;
         let deleted = deleted.map_err(|source| Error::Kernel {
             operation: "forget connections",
             key: "addresses that are new".to_owned(),

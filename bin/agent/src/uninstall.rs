@@ -12,7 +12,7 @@ use tombolo_core::types::DelNote;
 use tombolo_netlink::{Error as NetlinkError, Kernel, link, nft, rule, sysctl};
 
 use crate::error::chain;
-use crate::originals;
+use crate::{originals, steps};
 
 /// Everything, in the reverse order of its making.
 pub fn uninstall(run_dir: &Path) -> anyhow::Result<()> {
@@ -28,7 +28,8 @@ pub fn uninstall(run_dir: &Path) -> anyhow::Result<()> {
         }
     };
     for group in [POD_LINK_GROUP, DOOMED_LINK_GROUP] {
-        let deleted = kernel.route.request(link::delete_group(group));
+        let delete = link::delete_group(group);
+        let deleted = steps::UNINSTALL_LINKS.around(|| kernel.route.request(delete));
         note(
             "delete pod links",
             deleted.or_else(|error| {
@@ -60,26 +61,27 @@ pub fn uninstall(run_dir: &Path) -> anyhow::Result<()> {
     };
     nothing.links = observed.state.links.clone();
     for op in plan(&nothing, &observed.state, true) {
-        note("remove", kernel.apply(&op));
+        note(
+            "remove",
+            steps::UNINSTALL_STATE.around(|| kernel.apply(&op)),
+        );
     }
     for leftover in observed.foreign_rules.iter().filter_map(rule::del_leftover) {
-        note("remove", kernel.route.request(leftover));
+        let remove = || kernel.route.request(leftover);
+        note("remove", steps::UNINSTALL_LEFTOVER.around(remove));
     }
-    note("remove nft tables", nft::remove(&mut kernel.netfilter));
+    let removed = steps::UNINSTALL_NFT_TABLES.around(|| nft::remove(&mut kernel.netfilter));
+    note("remove nft tables", removed);
     for index in nics {
-        note(
-            "set NIC down",
-            kernel.route.request(link::set_up(index, false)),
-        );
-        note(
-            "remove alias",
-            kernel.route.request(link::set_alias(index, "")),
-        );
+        let mut request = |request| steps::UNINSTALL_NIC.around(|| kernel.route.request(request));
+        note("set NIC down", request(link::set_up(index, false)));
+        note("remove alias", request(link::set_alias(index, "")));
     }
     match originals::read(run_dir) {
         Ok(originals) => {
             for (path, value) in originals.values {
-                let written = sysctl::write(&Sysctl { path, value });
+                let setting = Sysctl { path, value };
+                let written = steps::UNINSTALL_SETTING.around(|| sysctl::write(&setting));
                 note(
                     "restore setting",
                     written.or_else(|error| {
@@ -108,13 +110,17 @@ fn forget(run_dir: &Path) -> anyhow::Result<()> {
     for name in ["journal", "cooling", "quarantine", DelNote::DIRECTORY] {
         let path = run_dir.join(name);
         if path.symlink_metadata().is_ok() {
-            std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+            steps::UNINSTALL_FILES
+                .around(|| std::fs::remove_dir_all(&path))
+                .with_context(|| format!("remove {}", path.display()))?;
         }
     }
     for name in ["nrs.json", "sysctls.json", "agent.sock", "lock"] {
         let path = run_dir.join(name);
         if path.symlink_metadata().is_ok() {
-            std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+            steps::UNINSTALL_FILES
+                .around(|| std::fs::remove_file(&path))
+                .with_context(|| format!("remove {}", path.display()))?;
         }
     }
     Ok(())

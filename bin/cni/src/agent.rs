@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
+use tombolo_failpoint::Point;
 use tombolo_rpc::node_client::NodeClient;
 use tombolo_rpc::{
     AddRequest, Attachment, CheckRequest, ConnectError, DelRequest, Failure, Transport, add_reply,
     connect,
 };
 use tonic::Status;
+
+use crate::steps;
 
 /// First and longest pause between two attempts to connect.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
@@ -81,15 +84,19 @@ pub struct Patience {
 
 /// Asks for an attachment. `request.timeout_ms` is set here to the time that is left.
 pub async fn add(patience: &Patience, request: AddRequest) -> Result<Attachment, AgentError> {
-    let reply = converse(patience, async |mut client, left: Duration| {
-        let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
-        client
-            .add_network(AddRequest {
-                timeout_ms,
-                ..request.clone()
-            })
-            .await
-    })
+    let reply = converse(
+        patience,
+        &steps::ADD_ASK,
+        async |mut client, left: Duration| {
+            let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+            client
+                .add_network(AddRequest {
+                    timeout_ms,
+                    ..request.clone()
+                })
+                .await
+        },
+    )
     .await?;
     match reply.outcome {
         Some(add_reply::Outcome::Attachment(attachment)) => Ok(attachment),
@@ -100,7 +107,7 @@ pub async fn add(patience: &Patience, request: AddRequest) -> Result<Attachment,
 
 /// Asks to detach.
 pub async fn del(patience: &Patience, request: DelRequest) -> Result<(), AgentError> {
-    let reply = converse(patience, async |mut client, _left| {
+    let reply = converse(patience, &steps::DEL_ASK, async |mut client, _left| {
         client.del_network(request.clone()).await
     })
     .await?;
@@ -111,7 +118,7 @@ pub async fn del(patience: &Patience, request: DelRequest) -> Result<(), AgentEr
 
 /// Asks to compare.
 pub async fn check(patience: &Patience, request: CheckRequest) -> Result<(), AgentError> {
-    let reply = converse(patience, async |mut client, _left| {
+    let reply = converse(patience, &steps::CHECK_ASK, async |mut client, _left| {
         client.check_network(request.clone()).await
     })
     .await?;
@@ -122,6 +129,7 @@ pub async fn check(patience: &Patience, request: CheckRequest) -> Result<(), Age
 
 async fn converse<R>(
     patience: &Patience,
+    point: &'static Point,
     call: impl AsyncFn(NodeClient<Transport>, Duration) -> Result<tonic::Response<R>, Status>,
 ) -> Result<R, AgentError> {
     let deadline = Instant::now() + patience.overall;
@@ -131,7 +139,7 @@ async fn converse<R>(
         loop {
             let client = connect_patiently(socket, patience.connect).await?;
             let left = deadline.saturating_duration_since(Instant::now());
-            match call(client, left).await {
+            match point.during(call(client, left)).await {
                 Ok(reply) => return Ok(reply.into_inner()),
                 // The connection broke: the agent went away in the middle. Whoever listens next resumes or undoes.
                 Err(status) if broke(&status) && resent < RESENDS => {

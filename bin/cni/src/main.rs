@@ -13,6 +13,7 @@ mod input;
 mod netns;
 mod note;
 mod result;
+mod steps;
 mod version;
 
 use std::future::Future;
@@ -43,6 +44,14 @@ const CONNECT_ADD: Duration = Duration::from_secs(10);
 const CONNECT_OTHER: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    match steps::arguments(std::env::args_os().skip(1)) {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tombolo-cni: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
     let mut version = None;
     match run(&mut version) {
         Ok(None) => ExitCode::SUCCESS,
@@ -53,7 +62,8 @@ fn main() -> ExitCode {
 
 /// The one JSON object on stdout.
 fn print(object: &Value, code: ExitCode) -> ExitCode {
-    let written = std::io::stdout().write_all(format!("{object}\n").as_bytes());
+    let line = format!("{object}\n");
+    let written = steps::ANSWER_PRINT.around(|| std::io::stdout().write_all(line.as_bytes()));
     match written {
         Ok(()) => code,
         Err(error) => {

@@ -21,6 +21,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use tombolo_core::types::{AttachmentKey, DelNote};
 
+use crate::steps;
+
 /// The note could not be left.
 #[derive(Debug, thiserror::Error)]
 pub enum NoteError {
@@ -82,28 +84,30 @@ pub fn leave(socket: &Path, key: AttachmentKey) -> Result<Left, NoteError> {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&directory, ".", flags, Mode::RUSR | Mode::WUSR);
     let mut file = std::fs::File::from(file.map_err(failed("make a file in"))?);
-    let written = file.write_all(&bytes).and_then(|()| file.sync_all());
+    let write = || file.write_all(&bytes).and_then(|()| file.sync_all());
+    let written = steps::NOTE_CONTENT.around(write);
     written.map_err(|source| NoteError::Io {
         operation: "write a note in",
         path: path.clone(),
         source,
     })?;
     let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let give_name = || {
+    let give_name = |name: &str| {
         let flags = AtFlags::SYMLINK_FOLLOW;
-        rustix::fs::linkat(CWD, &unnamed, &directory, &name, flags)
+        rustix::fs::linkat(CWD, &unnamed, &directory, name, flags)
     };
-    let mut named = give_name();
+    // One that a killed plugin left is removed by the agent.
+    let spare = format!("{name}.{}.tmp", std::process::id());
+    let mut named = steps::NOTE_NAME.around(|| give_name(&name));
     if named == Err(Errno::EXIST) {
-        // What has the name may be damaged, or about to be removed by an agent that has just obeyed it.
-        match rustix::fs::unlinkat(&directory, &name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(failed("replace a note in")(error)),
-        }
-        named = give_name();
+        // What has the name may be damaged, or about to be removed by an agent that has just obeyed it. Never without one:
+        // whoever left it was told that all is well.
+        steps::NOTE_SPARE
+            .around(|| give_name(&spare))
+            .map_err(failed("name a note in"))?;
+        let replace = || rustix::fs::renameat(&directory, &spare, &directory, &name);
+        named = steps::NOTE_REPLACE.around(replace);
     }
-    match named {
-        Ok(()) | Err(Errno::EXIST) => Ok(Left::Note),
-        Err(error) => Err(failed("name a note in")(error)),
-    }
+    named.map_err(failed("name a note in"))?;
+    Ok(Left::Note)
 }

@@ -13,9 +13,11 @@ use tombolo_api::{
     Eni, EniStatus, FINALIZER_ENI, FINALIZER_NRS, LABEL_NODE, NetResourceSet, NetResourceSetSpec,
     PodEndpoint, merge,
 };
+use tombolo_failpoint::Point;
 
 use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::steps;
 
 /// A write (or the read before it) failed.
 #[derive(Debug, thiserror::Error)]
@@ -94,11 +96,9 @@ impl Writer {
     /// Makes a NetResourceSet.
     pub async fn create_nrs(&self, nrs: &NetResourceSet) -> Result<(), Error> {
         let name = nrs.name_any();
-        let result = self
-            .nrs
-            .create(&PostParams::default(), nrs)
-            .await
-            .map_err(Cause::from);
+        let params = PostParams::default();
+        let create = self.nrs.create(&params, nrs);
+        let result = steps::NRS_CREATE.during(create).await.map_err(Cause::from);
         self.objects
             .nrs
             .put(Arc::new(self.done("create-nrs", &name, result)?));
@@ -122,11 +122,9 @@ impl Writer {
             };
             // The UID: never into a successor of the same name.
             let patch = json!({ "metadata": { "uid": nrs.uid() }, "spec": change });
-            Ok(Some(
-                self.nrs
-                    .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-                    .await?,
-            ))
+            let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+            let write = self.nrs.patch(&name, &params, &patch);
+            Ok(Some(steps::NRS_SPEC.during(write).await?))
         };
         let result = result.await;
         if let Some(written) = self.done("write-nrs-spec", &name, result)? {
@@ -144,10 +142,9 @@ impl Writer {
         let name = nrs.name_any();
         let metadata = json!({ "uid": nrs.uid(), "resourceVersion": nrs.resource_version() });
         let patch = json!({ "metadata": metadata, "status": { "conditions": conditions } });
-        let result = self
-            .nrs
-            .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
-            .await;
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let write = self.nrs.patch_status(&name, &params, &patch);
+        let result = steps::NRS_CONDITIONS.during(write).await;
         let written = self.done("write-nrs-conditions", &name, result.map_err(Cause::from))?;
         self.objects.nrs.put(Arc::new(written));
         Ok(())
@@ -158,25 +155,27 @@ impl Writer {
         let mut finalizers = nrs.finalizers().to_vec();
         finalizers.push(FINALIZER_NRS.to_owned());
         let name = nrs.name_any();
-        let written = self.done(
-            "hold-nrs",
-            &name,
-            self.write_finalizers(&self.nrs, nrs, &finalizers).await,
-        )?;
+        let write = self.write_finalizers(&self.nrs, nrs, &finalizers);
+        let written = self.done("hold-nrs", &name, steps::NRS_HOLD.during(write).await)?;
         self.objects.nrs.put(Arc::new(written));
         Ok(())
     }
 
     /// Deletes a NetResourceSet and lets it go.
     pub async fn drop_nrs(&self, nrs: &NetResourceSet) -> Result<(), Error> {
-        let result = self.drop_object(&self.nrs, nrs, FINALIZER_NRS).await;
+        let points = (&steps::NRS_DELETE, &steps::NRS_LET_GO);
+        let result = self
+            .drop_object(&self.nrs, nrs, FINALIZER_NRS, points)
+            .await;
         self.done("delete-nrs", &nrs.name_any(), result)
     }
 
     /// Makes an Eni object, or returns the one that is there.
     pub async fn create_eni(&self, eni: &Eni) -> Result<Arc<Eni>, Error> {
         let name = eni.name_any();
-        let result = match self.enis.create(&PostParams::default(), eni).await {
+        let params = PostParams::default();
+        let create = self.enis.create(&params, eni);
+        let result = match steps::ENI_CREATE.during(create).await {
             Err(kube::Error::Api(status)) if status.code == 409 => self.enis.get(&name).await,
             other => other,
         };
@@ -200,11 +199,9 @@ impl Writer {
                 serde_json::to_value(status)?
             };
             let patch = json!({ "metadata": { "uid": eni.uid() }, "status": change });
-            Ok(Some(
-                self.enis
-                    .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
-                    .await?,
-            ))
+            let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+            let write = self.enis.patch_status(&name, &params, &patch);
+            Ok(Some(steps::ENI_STATUS.during(write).await?))
         };
         let result = result.await;
         if let Some(written) = self.done("write-eni-status", &name, result)? {
@@ -217,10 +214,9 @@ impl Writer {
     pub async fn write_eni_index(&self, eni: &Eni, index: u16) -> Result<(), Error> {
         let name = eni.name_any();
         let patch = json!({ "metadata": { "uid": eni.uid() }, "spec": { "deviceIndex": index } });
-        let result = self
-            .enis
-            .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-            .await;
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let write = self.enis.patch(&name, &params, &patch);
+        let result = steps::ENI_INDEX.during(write).await;
         let written = self.done("write-eni-spec", &name, result.map_err(Cause::from))?;
         self.objects.enis.put(Arc::new(written));
         Ok(())
@@ -228,7 +224,10 @@ impl Writer {
 
     /// Deletes an Eni object and lets it go.
     pub async fn drop_eni(&self, eni: &Eni) -> Result<(), Error> {
-        let result = self.drop_object(&self.enis, eni, FINALIZER_ENI).await;
+        let points = (&steps::ENI_DELETE, &steps::ENI_LET_GO);
+        let result = self
+            .drop_object(&self.enis, eni, FINALIZER_ENI, points)
+            .await;
         self.done("delete-eni", &eni.name_any(), result)?;
         self.objects.enis.remove(eni);
         Ok(())
@@ -249,11 +248,9 @@ impl Writer {
                 };
                 let api: Api<DynamicObject> =
                     Api::namespaced_with(self.client.clone(), &namespace, &resource);
-                gone(
-                    api.delete(&pep.name_any(), &DeleteParams::default())
-                        .await
-                        .map(drop),
-                )?;
+                let (name, params) = (pep.name_any(), DeleteParams::default());
+                let delete = api.delete(&name, &params);
+                gone(steps::ENDPOINT_DELETE.during(delete).await.map(drop))?;
             }
             Ok(())
         };
@@ -261,7 +258,13 @@ impl Writer {
         self.done("delete-pep", node, result)
     }
 
-    async fn drop_object<K>(&self, api: &Api<K>, object: &K, finalizer: &str) -> Result<(), Cause>
+    async fn drop_object<K>(
+        &self,
+        api: &Api<K>,
+        object: &K,
+        finalizer: &str,
+        (deleting, letting_go): (&Point, &Point),
+    ) -> Result<(), Cause>
     where
         K: ResourceExt + Clone + serde::de::DeserializeOwned + fmt::Debug,
     {
@@ -275,7 +278,8 @@ impl Writer {
                 preconditions: Some(preconditions),
                 ..DeleteParams::default()
             };
-            gone(api.delete(&name, &params).await.map(drop))?;
+            let delete = api.delete(&name, &params);
+            gone(deleting.during(delete).await.map(drop))?;
         }
         if object.finalizers().iter().any(|held| held == finalizer) {
             let kept: Vec<String> = object
@@ -284,8 +288,10 @@ impl Writer {
                 .filter(|held| *held != finalizer)
                 .cloned()
                 .collect();
+            let write = self.write_finalizers(api, object, &kept);
             gone(
-                self.write_finalizers(api, object, &kept)
+                letting_go
+                    .during(write)
                     .await
                     .map(drop)
                     .map_err(|cause| match cause {

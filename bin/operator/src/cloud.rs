@@ -13,6 +13,7 @@ use tombolo_core::types::Reason;
 use crate::clock;
 use crate::config::CloudConfig;
 use crate::metrics::{CallLabels, Metrics, VerbLabels};
+use crate::steps;
 pub use budget::Budget;
 
 /// The cloud.
@@ -48,7 +49,11 @@ impl Cloud {
         self.metrics
             .cloud_waits
             .inc_by((begun - asked).as_secs_f64());
-        let result = self.client.call(call).await;
+        let call = self.client.call(call);
+        let result = match steps::cloud::<V>() {
+            Some(point) => point.during(call).await,
+            None => call.await,
+        };
         let verb = V::NAME;
         self.metrics
             .cloud_seconds

@@ -97,6 +97,10 @@ pub struct Args {
     /// Name of this process in the lease; absent: made of the host name and a random word.
     #[arg(long, env = "TOMBOLO_IDENTITY")]
     identity: Option<String>,
+
+    /// For tests: end or stop the process before or after a write, for example `cloud.create-nic.after`. No variable sets it.
+    #[arg(long, hide = true)]
+    pub failpoint: Vec<tombolo_failpoint::Order>,
 }
 
 /// Clouds that this build knows.

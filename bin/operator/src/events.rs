@@ -9,6 +9,7 @@ use kube::{Api, Client, ResourceExt};
 use tombolo_core::types::Reason;
 
 use crate::clock;
+use crate::steps;
 
 /// Namespace of Events about objects without one, as Kubernetes does it.
 const NAMESPACE: &str = "default";
@@ -97,7 +98,9 @@ impl Events {
         };
         let api = self.api.clone();
         tokio::spawn(async move {
-            if let Err(error) = api.create(&PostParams::default(), &event).await {
+            let params = PostParams::default();
+            let create = api.create(&params, &event);
+            if let Err(error) = steps::OBJECT_EVENT.during(create).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     reason,

@@ -20,6 +20,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
 
 use crate::config::LeaseConfig;
+use crate::steps;
 
 /// One candidate.
 #[derive(Debug)]
@@ -148,10 +149,9 @@ impl Candidate {
             }
             spec.holder_identity = None;
             spec.lease_duration_seconds = Some(1);
-            self.api
-                .replace(&self.config.name, &PostParams::default(), &lease)
-                .await
-                .map(drop)
+            let params = PostParams::default();
+            let write = self.api.replace(&self.config.name, &params, &lease);
+            steps::LEASE_RELEASE.during(write).await.map(drop)
         };
         match tokio::time::timeout(self.config.renew, release).await {
             Ok(Ok(())) => {}
@@ -175,7 +175,9 @@ impl Candidate {
                 metadata,
                 spec: Some(self.spec(None, 0)),
             };
-            let made = self.api.create(&PostParams::default(), &lease).await?;
+            let params = PostParams::default();
+            let create = self.api.create(&params, &lease);
+            let made = steps::LEASE_CREATE.during(create).await?;
             return Ok(self.note(&made).unwrap_or(Tried::Ours));
         };
         if let Some(restored) = self.note(&lease) {
@@ -195,11 +197,9 @@ impl Candidate {
             Verdict::Wait(wait) => Ok(Tried::Wait(wait)),
             Verdict::Take { transitions } => {
                 lease.spec = Some(self.spec(Some(&old), transitions));
-                match self
-                    .api
-                    .replace(&self.config.name, &PostParams::default(), &lease)
-                    .await
-                {
+                let params = PostParams::default();
+                let write = self.api.replace(&self.config.name, &params, &lease);
+                match steps::LEASE_WRITE.during(write).await {
                     Ok(written) => Ok(self.note(&written).unwrap_or(Tried::Ours)),
                     // Somebody was faster.
                     Err(kube::Error::Api(status)) if status.code == 409 => {

@@ -16,6 +16,7 @@ mod node;
 mod objects;
 mod profile;
 mod shared;
+mod steps;
 mod wakers;
 
 use std::sync::Arc;
@@ -40,7 +41,13 @@ use tombolo_core::types::Reason;
 use wakers::Wakers;
 
 fn main() -> anyhow::Result<()> {
-    let config = Args::parse().validate()?;
+    let arguments = std::env::args_os().skip(1);
+    if tombolo_failpoint::list_if_asked(arguments, &steps::TABLES) {
+        return Ok(());
+    }
+    let args = Args::parse();
+    tombolo_failpoint::arm(args.failpoint.clone(), &steps::TABLES)?;
+    let config = args.validate()?;
     let filter = tracing_subscriber::EnvFilter::try_from_env("TOMBOLO_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()

@@ -7,6 +7,7 @@
 //! Every step may be repeated. Nothing passes before the last step of `configure`.
 
 mod check;
+mod points;
 mod ready;
 mod recycle;
 
@@ -20,6 +21,7 @@ use tombolo_core::datapath::{Address, EndpointState, Neighbour, Route, RouteKind
 use tombolo_core::types::{AttachmentKey, Family, Mac};
 
 pub use check::check_host;
+pub use points::POINTS;
 
 use crate::kernel::is_host_end;
 use crate::link::{Link, Veth};
@@ -100,10 +102,11 @@ impl<'a> PodSide<'a> {
         let host_name = key.host_ifname();
         match link::by_name(&mut kernel.route, &host_name.0)? {
             Some(stale) if stale.mac == Some(key.macs().1) => {
-                kernel.route.batch(vec![
+                let requests = vec![
                     link::set_down_in_group(stale.index, DOOMED_LINK_GROUP),
                     link::rename(stale.index, &doomed_name(stale.index)),
-                ])?;
+                ];
+                points::ADD_DOOM_STALE.around(|| kernel.route.batch(requests))?;
                 self.make(kernel, key, mtu)
             }
             _ => Err(first),
@@ -121,11 +124,9 @@ impl<'a> PodSide<'a> {
             peer_group: POD_LINK_GROUP,
             mtu,
         };
-        let (pod_ifindex, host_ifindex) = link::create_veth(
-            &mut self.route,
-            &veth,
-            std::os::fd::AsFd::as_fd(&kernel.netns),
-        )?;
+        let netns = std::os::fd::AsFd::as_fd(&kernel.netns);
+        let (pod_ifindex, host_ifindex) =
+            points::ADD_CREATE_LINK.around(|| link::create_veth(&mut self.route, &veth, netns))?;
         Ok(PodLink {
             pod_ifindex,
             host_ifindex,
@@ -146,23 +147,22 @@ impl<'a> PodSide<'a> {
         key: &AttachmentKey,
         state: &EndpointState,
     ) -> Result<(), Error> {
-        for setting in &state.sysctls {
-            write_unless_no_ipv6(setting)?;
-        }
+        points::ADD_HOST_SETTINGS
+            .around(|| state.sysctls.iter().try_for_each(write_unless_no_ipv6))?;
         let source = |(ip, mark): &(IpAddr, u32)| (link.host_ifindex, *ip, *mark);
         let sources: Vec<Source> = state.sources.iter().map(source).collect();
-        nft::add_sources(&mut kernel.netfilter, &sources)?;
+        points::ADD_SOURCES.around(|| nft::add_sources(&mut kernel.netfilter, &sources))?;
         let mut requests = end_up(link.host_ifindex);
         requests.extend(state.neighbours.iter().map(neigh::add));
         requests.extend(state.routes.iter().map(route::add));
-        kernel.route.batch(requests)?;
+        points::ADD_HOST_END.around(|| kernel.route.batch(requests))?;
 
         if state.pod_families.contains(&Family::V6) {
-            self.netns.run(|| prepare_ipv6(&key.ifname))??;
+            points::ADD_POD_SETTINGS.around(|| self.netns.run(|| prepare_ipv6(&key.ifname)))??;
         }
         let mut requests = end_up(link.pod_ifindex);
         requests.extend(pod_side(link.pod_ifindex, state));
-        self.route.batch(requests)?;
+        points::ADD_POD_END.around(|| self.route.batch(requests))?;
 
         // The end that came up first can send only when the kernel's link watch has seen the carrier. Asking for the link
         // makes it look (from 6.9 on); before, it takes its time.
@@ -186,7 +186,7 @@ impl<'a> PodSide<'a> {
             link::set_up(found.index, false),
             link::rename(found.index, &doomed_name(found.index)),
         ];
-        tolerate_missing(self.route.batch(requests))
+        tolerate_missing(points::DEL_FREE_NAME.around(|| self.route.batch(requests)))
     }
 }
 
@@ -233,14 +233,11 @@ pub fn detach_pod(
     indices.dedup();
     let of = |index: u32| ips.iter().map(move |ip| (index, *ip, 0));
     let sources: Vec<Source> = indices.into_iter().flatten().flat_map(of).collect();
-    let silenced = nft::del_sources(&mut kernel.netfilter, &sources);
+    let silenced = points::DEL_SOURCES.around(|| nft::del_sources(&mut kernel.netfilter, &sources));
 
     let doomed = found.map_or(Ok(()), |index| {
-        tolerate_missing(
-            kernel
-                .route
-                .request(link::set_down_in_group(index, DOOMED_LINK_GROUP)),
-        )
+        let doom = link::set_down_in_group(index, DOOMED_LINK_GROUP);
+        tolerate_missing(points::DEL_DOOM_LINK.around(|| kernel.route.request(doom)))
     });
     let released = netns.map_or(Ok(()), |netns| {
         PodSide::open(netns)?.release_name(&key.ifname, pod_mac)
@@ -256,7 +253,8 @@ pub fn reap_doomed(kernel: &mut Kernel) -> Result<usize, Error> {
     let mut doomed = link::list(&mut kernel.route)?;
     doomed.retain(|link| link.group == DOOMED_LINK_GROUP);
     if !doomed.is_empty() {
-        tolerate_missing(kernel.route.request(link::delete_group(DOOMED_LINK_GROUP)))?;
+        let delete = link::delete_group(DOOMED_LINK_GROUP);
+        tolerate_missing(points::REAP_DELETE_LINKS.around(|| kernel.route.request(delete)))?;
     }
     Ok(doomed.len())
 }

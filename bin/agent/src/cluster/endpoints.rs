@@ -16,6 +16,7 @@ use super::client::resource;
 use super::{Cluster, RETRY};
 use crate::error::chain;
 use crate::journal::{Phase, Record};
+use crate::steps;
 
 /// Namespace and name.
 type Id = (String, String);
@@ -91,7 +92,9 @@ async fn converge(cluster: &Cluster, client: &Client, seen: &mut Seen) -> bool {
         .collect();
     for id in extra {
         let api: Api<PodEndpoint> = Api::namespaced(client.clone(), &id.0);
-        match api.delete(&id.1, &DeleteParams::default()).await {
+        let params = DeleteParams::default();
+        let delete = api.delete(&id.1, &params);
+        match steps::OBJECT_ENDPOINT_DELETE.during(delete).await {
             Ok(_) => drop(seen.remove(&id)),
             Err(kube::Error::Api(status)) if status.code == 404 => drop(seen.remove(&id)),
             Err(error) => {
@@ -126,12 +129,17 @@ async fn put(
         spec: spec.clone(),
     };
     if !exists {
-        match api.create(&PostParams::default(), &object).await {
+        let params = PostParams::default();
+        let create = api.create(&params, &object);
+        match steps::OBJECT_ENDPOINT_CREATE.during(create).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             result => return result.map(|_| ()),
         }
     }
-    api.patch(&id.1, &PatchParams::default(), &Patch::Merge(&object))
+    let (params, patch) = (PatchParams::default(), Patch::Merge(&object));
+    let replace = api.patch(&id.1, &params, &patch);
+    steps::OBJECT_ENDPOINT_REPLACE
+        .during(replace)
         .await
         .map(|_| ())
 }

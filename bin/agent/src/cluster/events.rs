@@ -11,6 +11,7 @@ use tombolo_core::types::Reason;
 use tracing::warn;
 
 use crate::error::chain;
+use crate::steps;
 
 /// Namespace of Events about objects without one, as Kubernetes does it.
 const NAMESPACE: &str = "default";
@@ -63,7 +64,9 @@ impl Events {
         };
         let api = self.api.clone();
         tokio::spawn(async move {
-            if let Err(error) = api.create(&PostParams::default(), &event).await {
+            let params = PostParams::default();
+            let create = api.create(&params, &event);
+            if let Err(error) = steps::OBJECT_EVENT.during(create).await {
                 warn!(error = chain(&error), %reason, "an Event could not be written");
             }
         });

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::{Cluster, RETRY};
 use crate::error::chain;
 use crate::node::{Problem, Wired};
+use crate::steps;
 
 /// Runs as long as the agent.
 pub async fn run(cluster: Arc<Cluster>, client: Client) {
@@ -73,8 +74,9 @@ async fn converge(api: &Api<KubeNode>, node: &KubeNode, wired: &Wired) -> Result
             "lastHeartbeatTime": time, "lastTransitionTime": time,
         });
         let patch = json!({ "status": { "conditions": [condition] } });
-        api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch))
-            .await?;
+        let (params, patch) = (PatchParams::default(), Patch::Strategic(&patch));
+        let write = api.patch_status(&name, &params, &patch);
+        steps::OBJECT_NODE_CONDITION.during(write).await?;
     }
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
     let tainted = taints.is_some_and(|t| t.iter().any(|t| t.key == TAINT_NOT_READY));
@@ -86,10 +88,9 @@ async fn converge(api: &Api<KubeNode>, node: &KubeNode, wired: &Wired) -> Result
             .collect();
         // Against the version that we saw: a taint that somebody else set in between must not be lost.
         let patch = json!({ "metadata": { "resourceVersion": node.resource_version() }, "spec": { "taints": rest } });
-        match api
-            .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-        {
+        let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        let write = api.patch(&name, &params, &patch);
+        match steps::OBJECT_NODE_TAINT.during(write).await {
             Ok(_) => info!("the start-up taint is removed"),
             // The watch brings the version in between.
             Err(kube::Error::Api(status)) if status.code == 409 => {}

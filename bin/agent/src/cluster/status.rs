@@ -19,6 +19,7 @@ use super::client::resource;
 use super::{Cluster, RETRY};
 use crate::error::{Error, chain};
 use crate::http::word;
+use crate::steps;
 
 /// The condition that is ours.
 pub const READY: &str = "Ready";
@@ -133,14 +134,9 @@ async fn write(cluster: &Cluster, api: &Api<DynamicObject>) -> Result<(), String
         .cloned()
         .unwrap_or_default();
     let patch = json!({ "metadata": { "resourceVersion": version }, "status": change });
-    match api
-        .patch_status(
-            &cluster.node_name,
-            &PatchParams::default(),
-            &Patch::Merge(&patch),
-        )
-        .await
-    {
+    let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+    let write = api.patch_status(&cluster.node_name, &params, &patch);
+    match steps::OBJECT_STATUS.during(write).await {
         Ok(written) => {
             let written = serde_json::to_value(written).map_err(|e| chain(&e))?;
             // The watch brings it, too; the next write must not wait for that.

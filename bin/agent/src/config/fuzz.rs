@@ -17,7 +17,7 @@ fn flags() {
         "--max-pods",
         "--resync-ms",
         "--debounce-ms",
-        "--crash-at",
+        "--failpoint",
         "18446744073709551615",
         "\n",
     ];
@@ -29,6 +29,7 @@ fn flags() {
             let all = std::iter::once("tombolo-agent").chain(text.split('\n'));
             let Ok(Cli {
                 command: Command::Run(args),
+                ..
             }) = Cli::try_parse_from(all)
             else {
                 return;

@@ -9,6 +9,8 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::steps;
+
 /// Version of all files that this build writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
 /// No file of ours comes near; a bigger one is not ours.
@@ -74,7 +76,8 @@ struct Versioned<'a, T> {
 /// Makes a directory that only root may enter, with its parents, or checks the one that is there. Through a descriptor:
 /// what is checked is what is changed.
 pub fn ensure_dir(path: &Path) -> Result<(), Error> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let make = || DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let made = steps::START_DIRECTORY.around(make);
     made.map_err(io_error("create directory", path))?;
     let fail = |problem| {
         Err(Error::Directory {
@@ -98,8 +101,8 @@ pub fn ensure_dir(path: &Path) -> Result<(), Error> {
     if found.mode() & 0o077 != 0 {
         // A host that made the directory for us (a mount, a tmpfiles.d line) may have been more generous.
         let private = std::fs::Permissions::from_mode(0o700);
-        directory
-            .set_permissions(private)
+        steps::START_DIRECTORY_MODE
+            .around(|| directory.set_permissions(private))
             .map_err(io_error("restrict directory", path))?;
     }
     Ok(())
@@ -116,7 +119,7 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     for entry in std::fs::read_dir(dir).map_err(io_error("list", dir))? {
         let path = entry.map_err(io_error("list", dir))?.path();
         if path.extension().is_some_and(|extension| extension == "tmp") {
-            remove(&path)?;
+            steps::START_UNFINISHED.around(|| remove(&path))?;
         } else {
             paths.push(path);
         }
@@ -204,11 +207,12 @@ pub fn encode<T: Serialize>(path: &Path, content: &T) -> Result<Vec<u8>, Error> 
 pub fn write_versioned<T: Serialize>(path: &Path, content: &T) -> Result<(), Error> {
     let bytes = encode(path, content)?;
     let temporary = path.with_extension("tmp");
-    remove(&temporary)?;
-    let mut file = create(&temporary)?;
-    file.write_all(&bytes)
-        .map_err(io_error("write", &temporary))?;
-    drop(file);
+    steps::FILE_CONTENT.around(|| {
+        remove(&temporary)?;
+        create(&temporary)?
+            .write_all(&bytes)
+            .map_err(io_error("write", &temporary))
+    })?;
     std::fs::rename(&temporary, path).map_err(io_error("rename into place", path))
 }
 

@@ -10,6 +10,7 @@ use tombolo_core::types::{AttachmentKey, DelNote, InvalidKey};
 
 use super::Quarantined;
 use super::file::{self, Error, ensure_dir, read_version};
+use crate::steps;
 
 /// The directory.
 #[derive(Clone, Debug)]
@@ -41,10 +42,11 @@ impl Notes {
                 Ok(key) => keys.push(key),
                 // Obeyed a moment ago, by an ADD or DEL of its key.
                 Err(error) if error.is_not_found() => {}
-                Err(error) => quarantined.push(Quarantined {
-                    moved_to: file::move_aside(&path, &self.quarantine)?,
-                    error,
-                }),
+                Err(error) => {
+                    let aside = || file::move_aside(&path, &self.quarantine);
+                    let moved_to = steps::NOTE_QUARANTINE.around(aside)?;
+                    quarantined.push(Quarantined { moved_to, error });
+                }
             }
         }
         Ok((keys, quarantined))

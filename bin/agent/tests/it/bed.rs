@@ -8,15 +8,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tombolo_rpc as rpc;
 
+mod agree;
+mod doom;
 mod kernel;
 mod tools;
 
+pub use doom::{orders, points};
 pub use tools::{in_netns, ip, ip_json, wait_until};
 use tools::{ping, run};
 
@@ -174,6 +178,13 @@ impl Bed {
 
     /// Starts the agent and waits until it serves. The comparison by the clock is an hour away.
     pub fn start(&mut self, arguments: &[&str]) {
+        let started = self.launch(arguments).recv_timeout(Duration::from_secs(20));
+        assert!(started.is_ok(), "the agent does not serve:\n{}", self.log());
+        self.await_carrier();
+    }
+
+    /// Starts the agent; it says when it serves.
+    pub fn launch(&mut self, arguments: &[&str]) -> Receiver<()> {
         let mut command = self.command();
         command.args(["run", "--resync-ms", "3600000", "--http", "127.0.0.1:9810"]);
         command
@@ -194,9 +205,7 @@ impl Bed {
             }
         });
         self.agent = Some(Agent { child, log });
-        let started = served.recv_timeout(Duration::from_secs(20));
-        assert!(started.is_ok(), "the agent does not serve:\n{}", self.log());
-        self.await_carrier();
+        served
     }
 
     /// Until the kernel's link watch has seen all carriers, it drops what these links send.
@@ -217,7 +226,7 @@ impl Bed {
         }
     }
 
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--net=/run/netns/{}", self.node))
@@ -233,18 +242,6 @@ impl Bed {
         let mut agent = self.agent.take().unwrap();
         agent.child.kill().unwrap();
         agent.child.wait().unwrap();
-    }
-
-    /// Waits for the agent to end by itself.
-    pub fn ended(&mut self) {
-        let bed = &*self;
-        wait_until("the agent ended", || {
-            bed.agent.as_ref().is_some_and(|a| {
-                std::fs::read_to_string(format!("/proc/{}/stat", a.child.id()))
-                    .map_or(true, |stat| stat.contains(") Z "))
-            })
-        });
-        self.agent.take().unwrap().child.wait().unwrap();
     }
 
     pub fn agent_pid(&self) -> u32 {
@@ -303,12 +300,8 @@ impl Bed {
     }
 
     pub async fn del(&self, pod: &Pod, with_netns: bool) -> Option<rpc::Failure> {
-        let netns = with_netns.then(|| pod.netns_ref());
-        let request = rpc::DelRequest {
-            protocol: rpc::PROTOCOL,
-            key: Some(pod.key()),
-            netns,
-        };
+        let mut request = pod.del_request();
+        request.netns = request.netns.filter(|_| with_netns);
         self.client()
             .await
             .del_network(request)
@@ -418,6 +411,14 @@ impl Pod {
             netns: Some(self.netns_ref()),
             pod: Some(pod),
             timeout_ms: 10_000,
+        }
+    }
+
+    pub fn del_request(&self) -> rpc::DelRequest {
+        rpc::DelRequest {
+            protocol: rpc::PROTOCOL,
+            key: Some(self.key()),
+            netns: Some(self.netns_ref()),
         }
     }
 

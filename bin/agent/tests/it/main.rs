@@ -5,9 +5,11 @@
 
 mod bed;
 mod boot;
+mod failpoints;
 mod isolation;
 mod lifecycle;
 mod notes;
+mod plugin;
 mod recovery;
 mod recycling;
 mod repair;

@@ -13,7 +13,7 @@ fn dir(bed: &Bed) -> PathBuf {
 }
 
 /// What the plugin writes for this container.
-fn leave(bed: &Bed, container: &str) -> PathBuf {
+pub fn leave(bed: &Bed, container: &str) -> PathBuf {
     let key = AttachmentKey::new("tombolo", container, "eth0").unwrap();
     let path = dir(bed).join(DelNote::file_name(&key));
     let text = json!({ "version": 1, "key": key }).to_string();

@@ -11,6 +11,7 @@ use tombolo_core::datapath::conventions::{NO_POD_METRIC, POD_TABLE, PRIORITY_TO_
 use tombolo_core::datapath::{EndpointState, Route, RouteKind, Rule, RuleAction, Selector};
 use tombolo_core::types::Family;
 
+use super::points;
 use crate::route::{self, Way};
 use crate::{Error, Kernel, rule};
 
@@ -56,9 +57,8 @@ fn restore_lookup(kernel: &mut Kernel, wanted: &Route) -> Result<(), Error> {
         selector: Selector::All,
         action: RuleAction::Lookup(POD_TABLE),
     };
-    kernel
-        .route
-        .request(rule::add(&lookup).tolerate(Errno::EXIST))
+    let add = rule::add(&lookup).tolerate(Errno::EXIST);
+    points::ADD_LOOKUP_RULE.around(|| kernel.route.request(add))
 }
 
 /// Removes routes of ours to the same destination that are neither the pod's nor the one for when there is no pod.
@@ -71,7 +71,8 @@ fn remove_stale(kernel: &mut Kernel, wanted: &Route) -> Result<(), Error> {
     };
     for stale in route::list(&mut kernel.route)?.ours {
         if is_stale(&stale) {
-            super::tolerate_missing(kernel.route.request(route::del(&stale)))?;
+            let remove = || kernel.route.request(route::del(&stale));
+            super::tolerate_missing(points::ADD_STALE_ROUTE.around(remove))?;
         }
     }
     Ok(())
