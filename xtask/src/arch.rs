@@ -5,6 +5,7 @@
 //! | `packages.rs` | bin → edge → core; nothing depends on lab or bench; edges apart | `cargo metadata` |
 //! | `closure.rs` | what the plugin links | `cargo tree` |
 //! | `paths.rs` | which paths a source file names | tokens, so that comments and strings do not count |
+//! | `points.rs` | that every write of the programs goes through a failpoint | tokens |
 //! | `sources.rs` | what core and the plugin must not name, core's folders, length of files | the sources |
 //!
 //! Every ban has a fixture below `xtask/fixtures` that breaks it, and a test that sees it break.
@@ -12,6 +13,7 @@
 mod closure;
 mod packages;
 mod paths;
+mod points;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -48,12 +50,14 @@ pub enum Ban {
     PluginLinks,
     /// A source file is too long.
     Length,
+    /// A write that no test can end the program at.
+    Points,
 }
 
 impl Ban {
     /// Every ban.
     #[cfg(test)]
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Clock,
         Self::Io,
         Self::Environment,
@@ -66,6 +70,7 @@ impl Ban {
         Self::Lab,
         Self::PluginLinks,
         Self::Length,
+        Self::Points,
     ];
 
     /// The word for reports and names of fixtures.
@@ -83,6 +88,7 @@ impl Ban {
             Self::Lab => "lab",
             Self::PluginLinks => "plugin-links",
             Self::Length => "length",
+            Self::Points => "points",
         }
     }
 }
@@ -113,6 +119,7 @@ pub fn check(root: &Path) -> anyhow::Result<()> {
     breaches.extend(closure::breaches(&linked));
     for file in &files {
         breaches.extend(sources::breaches(file)?);
+        breaches.extend(points::breaches(file)?);
     }
     breaches.sort();
     for breach in &breaches {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::packages::Edge;
 use super::sources::{MAX_LINES, Source};
-use super::{Ban, Breach, closure, packages, sources};
+use super::{Ban, Breach, closure, packages, points, sources};
 
 fn fixtures(folder: &str) -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -31,7 +31,8 @@ fn breaks_as_marked(path: &str, text: &str) -> BTreeSet<Ban> {
         path: path.to_owned(),
         text: text.to_owned(),
     };
-    let found = sources::breaches(&file).unwrap();
+    let mut found = sources::breaches(&file).unwrap();
+    found.extend(points::breaches(&file).unwrap());
     let mut marked = BTreeSet::new();
     for (number, line) in (1..).zip(text.lines()) {
         let here = found
@@ -95,6 +96,11 @@ fn every_ban_can_fail() {
     }
     for (name, text) in fixtures("plugin") {
         let marked = breaks_as_marked("bin/cni/src/fixture.rs", &text);
+        assert_eq!(marked.is_empty(), name == "clean", "{name}");
+        broken.extend(marked);
+    }
+    for (name, text) in fixtures("points") {
+        let marked = breaks_as_marked("bin/agent/src/fixture.rs", &text);
         assert_eq!(marked.is_empty(), name == "clean", "{name}");
         broken.extend(marked);
     }
