@@ -27,6 +27,9 @@ pub enum Args {
     Carry {
         /// Whom.
         to: SocketAddr,
+        /// Milliseconds between two blocks, so that many connections leave the machine something.
+        #[arg(long, default_value_t = 0)]
+        pause_ms: u64,
     },
     /// Send frames with a source that is not ours, on eth0.
     Spoof {
@@ -110,7 +113,7 @@ pub fn run(args: Args) -> Result<()> {
             }
             serve(port, listener)
         }
-        Args::Carry { to } => carry(to),
+        Args::Carry { to, pause_ms } => carry(to, Duration::from_millis(pause_ms)),
         Args::Spoof {
             kind,
             claim,
@@ -245,7 +248,7 @@ pub struct Carried {
 }
 
 /// Ping-pong of blocks until standard input ends.
-fn carry(to: SocketAddr) -> Result<()> {
+fn carry(to: SocketAddr, pause: Duration) -> Result<()> {
     let stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))
         .with_context(|| format!("connect to {to}"))?;
     stream.set_nodelay(true)?;
@@ -286,6 +289,7 @@ fn carry(to: SocketAddr) -> Result<()> {
         carried.longest_stall_ms = carried
             .longest_stall_ms
             .max(u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX));
+        thread::sleep(pause);
     }
     println!("{}", serde_json::to_string(&carried)?);
     Ok(())

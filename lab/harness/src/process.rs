@@ -85,10 +85,11 @@ impl Process {
         self.kill()
     }
 
-    /// SIGKILL; returns when it is gone.
+    /// SIGKILL; returns when it is gone. Where the machine has much to do, the kernel takes long to close what it had open
+    /// (the end of an inotify group waits for a worker).
     pub fn kill(&self) -> Result<()> {
         self.signal(Signal::KILL)?;
-        if self.wait_gone(Duration::from_secs(10))? {
+        if self.wait_gone(Duration::from_secs(60))? {
             Ok(())
         } else {
             bail!("{} (pid {}) survives SIGKILL", self.name, self.pid)

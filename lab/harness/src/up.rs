@@ -328,9 +328,13 @@ pub fn start_kubelet(lab: &Lab, node: &Node) -> Result<Process> {
     Process::spawn(&name, command, &lab.log(&name))
 }
 
-fn install_plugin(lab: &Lab, node: &Node) -> Result<()> {
+/// Puts the plugin and its configuration into a node, in place of those that are there.
+pub fn install_plugin(lab: &Lab, node: &Node) -> Result<()> {
     let to = node.path("/run/cni/bin/tombolo-cni");
-    fs::copy(lab.topology.binary("tombolo-cni")?, &to)
+    // One that is just being executed cannot be written to.
+    let whole = to.with_extension("new");
+    fs::copy(lab.topology.binary("tombolo-cni")?, &whole)
+        .and_then(|_| fs::rename(&whole, &to))
         .with_context(|| format!("copy the plugin to {}", to.display()))?;
     let conflist =
         json!({ "cniVersion": "1.1.0", "name": "tombolo", "plugins": [{ "type": "tombolo-cni" }] });

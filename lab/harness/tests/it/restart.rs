@@ -71,16 +71,7 @@ fn connections_on_both_nics_carry_verified_bytes_throughout() {
                 .await?;
             }
             for connection in traffic {
-                let (to, carried) = connection.stop()?;
-                ensure!(carried.error.is_none(), "{to}: {carried:?}");
-                ensure!(
-                    carried.verified > 100_000,
-                    "{to}: hardly anything was carried: {carried:?}"
-                );
-                ensure!(
-                    carried.longest_stall_ms < 1000,
-                    "{to}: stalled: {carried:?}"
-                );
+                connection.carried_throughout()?;
             }
             Ok(())
         },
@@ -88,17 +79,23 @@ fn connections_on_both_nics_carry_verified_bytes_throughout() {
 }
 
 /// One busy connection.
-struct Traffic {
+pub struct Traffic {
     child: Child,
     reader: BufReader<std::process::ChildStdout>,
     to: SocketAddr,
 }
 
 impl Traffic {
-    fn start(netns: &str, to: SocketAddr) -> Result<Self> {
+    pub fn start(netns: &str, to: SocketAddr) -> Result<Self> {
+        Self::paced(netns, to, Duration::ZERO)
+    }
+
+    /// One of many: it rests between two blocks.
+    pub fn paced(netns: &str, to: SocketAddr, pause: Duration) -> Result<Self> {
         let mut command = in_netns(netns, probe());
         command
-            .args(["probe", "carry", &to.to_string()])
+            .args(["probe", "carry", &to.to_string(), "--pause-ms"])
+            .arg(pause.as_millis().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = command.spawn().context("start traffic")?;
@@ -110,6 +107,21 @@ impl Traffic {
             "no connection to {to} from {netns}"
         );
         Ok(Self { child, reader, to })
+    }
+
+    /// Ends it; nothing may have broken or stalled it.
+    pub fn carried_throughout(self) -> Result<Carried> {
+        let (to, carried) = self.stop()?;
+        ensure!(carried.error.is_none(), "{to}: {carried:?}");
+        ensure!(
+            carried.verified > 100_000,
+            "{to}: hardly anything was carried: {carried:?}"
+        );
+        ensure!(
+            carried.longest_stall_ms < 1000,
+            "{to}: stalled: {carried:?}"
+        );
+        Ok(carried)
     }
 
     fn stop(mut self) -> Result<(SocketAddr, Carried)> {
