@@ -75,18 +75,8 @@ async fn reap(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<Attachmen
         .filter(|record| record.phase == Phase::Draining)
         .collect();
     let unknown = records.len() < batch.len();
-    let targets = records.clone();
     let held = node.plan.borrow().as_ref().map(|plan| plan.held());
-    let held = held.unwrap_or_default();
-    let first = batch.first().map(ToString::to_string).unwrap_or_default();
-    let reaped = node
-        .kernels
-        .run(move |kernel| remove(kernel, &targets, &held));
-    let left = reaped.await?.map_err(|source| Error::Kernel {
-        operation: "delete pod links",
-        key: first,
-        source,
-    })?;
+    let left = remove(node, &records, held.unwrap_or_default()).await?;
     let (left, gone): (Vec<Record>, Vec<Record>) = records
         .into_iter()
         .partition(|record| left.contains(&record.key));
@@ -124,40 +114,73 @@ pub async fn forget(node: &Arc<Node>, addresses: &[IpAddr]) -> Result<(), Error>
     Ok(())
 }
 
-/// Removes what is left of these attachments; those of which something is still there afterwards.
-fn remove(
-    kernel: &mut Kernel,
+/// Removes what is left of these attachments; those of which something is still there afterwards. Pods come and go, and
+/// repairs are made, between its parts.
+async fn remove(
+    node: &Arc<Node>,
     records: &[Record],
-    held: &BTreeSet<IpAddr>,
-) -> Result<BTreeSet<AttachmentKey>, NetlinkError> {
-    let host_end = |record: &Record| record.key.host_ifname().0;
-    wire::reap_doomed(kernel)?;
-    let mut present = link_names(kernel)?;
-    let left = |present: &BTreeSet<String>, record: &&Record| present.contains(&host_end(record));
-    if records.iter().any(|record| left(&present, &record)) {
-        // An earlier attempt failed.
-        for record in records.iter().filter(|record| left(&present, record)) {
-            let ips: Vec<IpAddr> = addresses(record).collect();
-            wire::detach_pod(kernel, None, &record.key, record.host_ifindex, &ips)?;
+    held: BTreeSet<IpAddr>,
+) -> Result<BTreeSet<AttachmentKey>, Error> {
+    let first = records.first().map(|record| record.key.to_string());
+    let failed = |operation| {
+        let key = first.clone().unwrap_or_default();
+        move |source| Error::Kernel {
+            operation,
+            key,
+            source,
         }
-        wire::reap_doomed(kernel)?;
-        present = link_names(kernel)?;
-    }
-    let gone: Vec<&Record> = records
-        .iter()
-        .filter(|record| !left(&present, record))
-        .collect();
-    forget_sources(kernel, &gone)?;
-    let ips: BTreeSet<IpAddr> = gone.iter().flat_map(|record| addresses(record)).collect();
-    close_sockets(&ips);
-    let mut named = forget_connections(kernel, &ips)?;
+    };
+    let targets = records.to_vec();
+    let deleted = node
+        .kernels
+        .run(move |kernel| delete_links(kernel, &targets));
+    let present = deleted.await?.map_err(failed("delete pod links"))?;
+    let has_link = |record: &&Record| present.contains(&record.key.host_ifname().0);
+    let (left, gone): (Vec<&Record>, Vec<&Record>) = records.iter().partition(has_link);
+    let mut left: BTreeSet<AttachmentKey> = left.iter().map(|record| record.key.clone()).collect();
+    let gone: Vec<Record> = gone.into_iter().cloned().collect();
+
+    // A repair that saw an element must not find it gone when it removes it.
+    let gate = node.gate.read().await;
+    let targets = gone.clone();
+    let forgotten = node
+        .kernels
+        .run(move |kernel| forget_sources(kernel, &targets));
+    forgotten.await?.map_err(failed("remove source elements"))?;
+    drop(gate);
+
+    let ips: BTreeSet<IpAddr> = gone.iter().flat_map(addresses).collect();
+    let forgotten = node.kernels.run(move |kernel| {
+        close_sockets(&ips);
+        forget_connections(kernel, &ips)
+    });
+    let mut named = forgotten.await?.map_err(failed("forget connections"))?;
     // To one that the cloud took from us, packets may go: it can be another node's by now.
     named.retain(|ip| held.contains(ip));
-    let is_left = |record: &&Record| {
-        left(&present, record) || addresses(record).any(|ip| named.contains(&ip))
-    };
-    let left = records.iter().filter(is_left);
-    Ok(left.map(|record| record.key.clone()).collect())
+    let is_named = |record: &&Record| addresses(record).any(|ip| named.contains(&ip));
+    left.extend(
+        gone.iter()
+            .filter(is_named)
+            .map(|record| record.key.clone()),
+    );
+    Ok(left)
+}
+
+/// Deletes what is doomed, and detaches again what is not (an earlier attempt failed). Returns the names of the pod links
+/// that are there afterwards.
+fn delete_links(kernel: &mut Kernel, records: &[Record]) -> Result<BTreeSet<String>, NetlinkError> {
+    wire::reap_doomed(kernel)?;
+    let present = link_names(kernel)?;
+    let left = |record: &&Record| present.contains(&record.key.host_ifname().0);
+    if !records.iter().any(|record| left(&record)) {
+        return Ok(present);
+    }
+    for record in records.iter().filter(left) {
+        let ips: Vec<IpAddr> = addresses(record).collect();
+        wire::detach_pod(kernel, None, &record.key, record.host_ifindex, &ips)?;
+    }
+    wire::reap_doomed(kernel)?;
+    link_names(kernel)
 }
 
 fn link_names(kernel: &mut Kernel) -> Result<BTreeSet<String>, NetlinkError> {
@@ -166,7 +189,7 @@ fn link_names(kernel: &mut Kernel) -> Result<BTreeSet<String>, NetlinkError> {
 }
 
 /// DEL removed the elements; this holds where it could not.
-fn forget_sources(kernel: &mut Kernel, gone: &[&Record]) -> Result<(), NetlinkError> {
+fn forget_sources(kernel: &mut Kernel, gone: &[Record]) -> Result<(), NetlinkError> {
     let Some(nat) = nft::observe(&mut kernel.netfilter)? else {
         // No table of ours, no elements; the comparison makes it anew.
         return Ok(());
