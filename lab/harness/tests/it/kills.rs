@@ -28,6 +28,8 @@ const WAVE: usize = 5;
 /// Killed from outside once it has run for a moment.
 const AT_ANY_TIME: &str = "";
 const MOMENT: Duration = Duration::from_millis(700);
+/// How long the kernel may take for that.
+const GONE: Duration = Duration::from_secs(60);
 /// Of each connection, between two blocks.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -264,7 +266,7 @@ impl Chaos {
             agent.kill()?;
         }
         if !agent.alive() {
-            self.died("agent-node1", self.agent.order)?;
+            self.died(&agent, self.agent.order)?;
             self.agent.deaths += 1;
             self.start_agent()?;
         }
@@ -273,14 +275,17 @@ impl Chaos {
             operator.kill()?;
         }
         if !operator.alive() {
-            self.died("operator", self.operator.order)?;
+            self.died(&operator, self.operator.order)?;
             self.operator.deaths += 1;
             self.start_operator()?;
         }
         Ok(())
     }
 
-    fn died(&mut self, name: &str, order: Option<&str>) -> Result<()> {
+    fn died(&mut self, process: &Process, order: Option<&str>) -> Result<()> {
+        let name = &process.name;
+        // As whatever keeps services running does: until the kernel has closed what it had open.
+        ensure!(process.wait_gone(GONE)?, "{name}: its files are still open");
         let order = order.with_context(|| format!("{name} died by itself"))?;
         let log = std::fs::read_to_string(self.lab.log(name))?;
         let last = log.lines().rfind(|line| line.starts_with("failpoint "));
