@@ -388,13 +388,11 @@ async fn finish(node: &Arc<Node>, plan: Arc<Plan>, found: Found) -> Result<(), E
         device_index: nic.device_index,
         addresses: nic.addresses.clone(),
     });
-    // The marks first: no waiting ADD may get an address that is marked.
-    let inputs = vec![
-        Input::Marked(plan.release.clone()),
-        Input::Supply(supply.collect()),
-    ];
+    let inputs = Input::of_specification(plan.release.clone(), supply.collect());
     node.wired.send_replace(Arc::new(wired));
-    node.pool.inputs(Some(plan.pool.clone()), inputs).await?;
+    node.pool
+        .inputs(Some(plan.pool.clone()), inputs.into())
+        .await?;
     if broken {
         // Nobody may notify us of what failed.
         node.look_again_soon();

@@ -41,7 +41,7 @@ pub struct Endpoint {
 }
 
 /// One address of a pod and the NIC that owns it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EndpointAddress {
     /// The address.
     pub ip: IpAddr,

@@ -1,4 +1,5 @@
-//! The pool's transitions. Every input ends the same way: rests that are over end, then waiting ADDs are served.
+//! The pool's transitions. Every input ends the same way: rests that are over end, then waiting ADDs are served. Only marks
+//! do not: the supply of the same object follows, and nobody may get what that supply no longer has.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ impl Pool {
         let mut actions = Vec::new();
         self.forget_old_reservations(now);
         self.end_rests(now, &mut actions);
+        let supply_follows = matches!(input, Input::Marked(_));
         match input {
             Input::Supply(nics) => self.supply(nics, &mut actions),
             Input::Marked(set) => self.mark(set, &mut actions),
@@ -28,8 +30,10 @@ impl Pool {
             }
             Input::Tick => {}
         }
-        self.end_rests(now, &mut actions);
-        self.serve(&mut actions);
+        if !supply_follows {
+            self.end_rests(now, &mut actions);
+            self.serve(&mut actions);
+        }
         actions
     }
 
@@ -65,12 +69,18 @@ impl Pool {
                 }
             }
         }
-        let mut gone = Vec::new();
+        let (mut gone, mut back) = (Vec::new(), Vec::new());
         for (ip, slot) in &mut self.slots {
             let owner = self.supply.get(ip);
             match &slot.state {
                 AddressState::Free | AddressState::Yielded => match owner {
-                    Some(nic) => slot.nic = nic.clone(),
+                    Some(nic) => {
+                        slot.nic = nic.clone();
+                        let yielded = matches!(slot.state, AddressState::Yielded);
+                        if yielded && !self.marked.contains(ip) {
+                            back.push(*ip);
+                        }
+                    }
                     None => gone.push(*ip),
                 },
                 // Its rest goes on wherever the address is now; when it ends we look where that is.
@@ -87,6 +97,9 @@ impl Pool {
         for ip in gone {
             self.slots.remove(&ip);
         }
+        for ip in back {
+            self.set_available(ip, actions);
+        }
         for ip in order {
             if !self.slots.contains_key(&ip) {
                 self.set_available(ip, actions);
@@ -95,17 +108,7 @@ impl Pool {
     }
 
     fn mark(&mut self, set: BTreeSet<IpAddr>, actions: &mut Vec<Action>) {
-        let unmarked: Vec<IpAddr> = self.marked.difference(&set).copied().collect();
         self.marked = set;
-        for ip in unmarked {
-            if self
-                .slots
-                .get(&ip)
-                .is_some_and(|slot| matches!(slot.state, AddressState::Yielded))
-            {
-                self.set_available(ip, actions);
-            }
-        }
         for ip in self.marked.clone() {
             match self.slots.get_mut(&ip) {
                 Some(slot) if matches!(slot.state, AddressState::Free) => {

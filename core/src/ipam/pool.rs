@@ -5,8 +5,8 @@
 //!  (absent) ───────▶ Free ───────────────▶ Bound ───────────▶ Draining ───────▶ Cooling ───────────────▶ Free
 //!                    ▲ │ ▲                    │                                                   or (absent), if the
 //!                    │ │ └──── Abandon ───────┘  (nothing was wired)                              cloud took it away
-//!             Unmark │ │ Mark (operator)
-//!                    │ ▼
+//!  unmarked, and in  │ │ Mark (operator)
+//!  the next Supply   │ ▼
 //!                   Yielded ── Supply without it ──▶ (absent)
 //! ```
 //! - A pair of addresses (dual stack) is taken from one NIC where one has both, else from two; lowest device index first,
@@ -14,7 +14,8 @@
 //! - Cooling addresses are not free. One that the cloud takes away keeps its rest, so that it does not come back early.
 //! - A marked address is never `Free`: where it would become free it becomes `Yielded`, and the operator is told.
 //! - ADDs that find nothing wait in order of arrival.
-//! - Send `Marked` before the `Supply` of the same object, so that no waiting ADD gets an address that is already marked.
+//! - The marks of an object go in before its supply ([`Input::of_specification`]). One that is no longer marked is free only
+//!   when that supply still has it: it may have lost its mark because the cloud took it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -25,7 +26,7 @@ use crate::datapath::EndpointAddress;
 use crate::types::{AttachmentKey, Families, Family, Millis, NicId, Reason};
 
 /// How the pool sizes itself. Stateless: the target follows from counts and recent churn alone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PoolConfig {
     /// Families of every pod.
     pub families: Families,
@@ -59,7 +60,8 @@ pub struct NicSupply {
 pub enum Input {
     /// A new snapshot of the node's addresses. Bound addresses that it omits stay bound and are reported as lost.
     Supply(Vec<NicSupply>),
-    /// The operator's whole set of addresses marked for release.
+    /// The operator's whole set of addresses marked for release. What it no longer has is given back to the node by the
+    /// next `Supply`.
     Marked(BTreeSet<IpAddr>),
     /// An ADD wants addresses. The same key again while bound: the same answer.
     Reserve(AttachmentKey),
@@ -78,6 +80,15 @@ pub enum Input {
     RestoreCooling(EndpointAddress, Millis),
     /// Time passed.
     Tick,
+}
+
+impl Input {
+    /// The operator's object as inputs, in the order in which they must be handed in: no waiting ADD may get an address
+    /// that is already marked.
+    #[must_use]
+    pub fn of_specification(release: BTreeSet<IpAddr>, supply: Vec<NicSupply>) -> [Self; 2] {
+        [Self::Marked(release), Self::Supply(supply)]
+    }
 }
 
 /// What the agent has to do.
@@ -102,7 +113,7 @@ pub enum Action {
 }
 
 /// What the node wants of the operator, a family.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Demand {
     /// Addresses the node wants at least, everything included.
     pub low: u32,
@@ -125,7 +136,7 @@ pub struct Counts {
 }
 
 /// Where one address stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum AddressState {
     Free,
@@ -139,7 +150,7 @@ pub enum AddressState {
 }
 
 /// The pool.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
     pub(super) config: PoolConfig,
     /// The last snapshot: which NIC has which address.
@@ -156,14 +167,14 @@ pub struct Pool {
 }
 
 /// A NIC of the last snapshot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct NicInfo {
     pub(super) usable: bool,
     pub(super) device_index: u16,
 }
 
 /// An address that we know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Slot {
     pub(super) nic: NicId,
     pub(super) state: AddressState,
@@ -174,7 +185,7 @@ pub(super) struct Slot {
 }
 
 /// Who holds addresses.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Holder {
     pub(super) addresses: Vec<EndpointAddress>,
     pub(super) draining: bool,

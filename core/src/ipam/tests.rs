@@ -9,7 +9,7 @@ use super::*;
 use crate::datapath::EndpointAddress;
 use crate::types::{AttachmentKey, Families, Family, Millis, NicId, Reason};
 
-fn config(families: Families) -> PoolConfig {
+pub(super) fn config(families: Families) -> PoolConfig {
     PoolConfig {
         families,
         warm_min: 1,
@@ -20,7 +20,7 @@ fn config(families: Families) -> PoolConfig {
     }
 }
 
-fn key(n: u32) -> AttachmentKey {
+pub(super) fn key(n: u32) -> AttachmentKey {
     AttachmentKey::new("net", &format!("c{n}"), "eth0").unwrap()
 }
 
@@ -238,14 +238,50 @@ fn only_free_addresses_are_yielded() {
             Action::Consent(ip("10.0.0.3"), true)
         ]
     );
-    // The mark goes away: free again, for the ADD that waits.
+    // The mark goes away and the address does not: free again, for the ADD that waits.
     assert_eq!(
         pool.handle(Millis(30_002), marks(&["10.0.0.4"])),
-        [
-            Action::Consent(ip("10.0.0.4"), true),
-            Action::Assign(key(4), vec![at(0, "10.0.0.3")])
-        ]
+        [Action::Consent(ip("10.0.0.4"), true)]
     );
+    let same = vec![nic(0, &["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"])];
+    assert_eq!(
+        pool.handle(Millis(30_002), Input::Supply(same)),
+        [Action::Assign(key(4), vec![at(0, "10.0.0.3")])]
+    );
+}
+
+#[test]
+fn what_was_given_back_loses_its_mark_and_serves_nobody() {
+    let mut pool = pool(Families::V4, vec![nic(0, &["10.0.0.1"])]);
+    pool.handle(Millis(0), marks(&["10.0.0.1"]));
+    assert_eq!(
+        pool.handle(Millis(1), Input::Reserve(key(1))),
+        [Action::Wait(key(1))]
+    );
+    // The cloud took it: the object has neither the mark nor the address.
+    let gone = Input::of_specification(BTreeSet::new(), vec![nic(0, &[])]);
+    for input in gone {
+        assert_eq!(pool.handle(Millis(2), input), []);
+    }
+    assert_eq!(state(&pool, "10.0.0.1"), None);
+    assert_eq!(pool.bound(&key(1)), None);
+}
+
+#[test]
+fn what_the_next_supply_lacks_serves_nobody_while_the_marks_go_in() {
+    let mut pool = pool(Families::V4, vec![nic(0, &["10.0.0.1"])]);
+    pool.handle(Millis(0), Input::Reserve(key(1)));
+    pool.handle(Millis(0), Input::Release(key(1)));
+    pool.handle(Millis(0), Input::Removed(key(1)));
+    pool.handle(Millis(0), Input::Reserve(key(2)));
+    // Its rest is over at the very moment at which it is told that the cloud no longer has it.
+    let gone = Input::of_specification(BTreeSet::new(), vec![nic(0, &[])]);
+    let actions: Vec<Action> = gone
+        .into_iter()
+        .flat_map(|input| pool.handle(Millis(30_000), input))
+        .collect();
+    assert_eq!(actions, [Action::Cooled(ip("10.0.0.1"))]);
+    assert_eq!(pool.bound(&key(2)), None);
 }
 
 #[test]

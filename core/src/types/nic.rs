@@ -75,7 +75,7 @@ impl Nic {
 }
 
 /// What an instance type can carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NicLimits {
     /// NICs at once, the primary included.
     pub max_nics: u16,

@@ -320,12 +320,23 @@ proptest! {
             PoolConfig { families, warm_min, warm_max, cooling: Millis(cooling), churn_window: Millis(40), max_pods };
         let mut pool = Pool::new(config.clone());
         let mut shadow = Shadow::default();
+        let (mut nics, mut marks) = (Vec::new(), BTreeSet::new());
         for step in steps {
+            // An object brings both, in this order.
+            if let Step::Supply(bits) = &step {
+                nics = snapshot(bits);
+            }
+            if let Step::Mark(chosen) = &step {
+                let all = universe();
+                marks = chosen.iter().map(|index| index.get(&all).1).collect();
+            }
             let input = match step {
-                Step::Supply(bits) => Input::Supply(snapshot(&bits)),
-                Step::Mark(chosen) => {
-                    let all = universe();
-                    Input::Marked(chosen.iter().map(|index| index.get(&all).1).collect())
+                Step::Supply(_) | Step::Mark(_) => {
+                    let [marked, supply] = Input::of_specification(marks.clone(), nics.clone());
+                    shadow.before(&marked);
+                    let actions = pool.handle(Millis(shadow.now), marked.clone());
+                    shadow.after(&marked, &actions, families);
+                    supply
                 }
                 Step::Reserve(n) => Input::Reserve(key(n)),
                 Step::Cancel(n) => Input::Cancel(key(n)),
