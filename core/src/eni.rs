@@ -7,12 +7,14 @@
 //! | `plan` | one observation turned into actions; no memory of its own |
 //! | `growth` | the half of the plan that meets a demand |
 //! | `shape` | a node's NICs as counts of usable addresses, the arithmetic of pairs |
+//! | `handshake` | the release handshake as the objects carry it |
 //! | `problem` | what cannot be done, with its numbers |
 //! | `capacity` | how many pods an instance type can address |
 //! | `provider_id` | `Node.spec.providerID` |
 mod backoff;
 mod capacity;
 mod growth;
+mod handshake;
 mod model;
 mod plan;
 mod planner;
@@ -21,6 +23,7 @@ mod provider_id;
 mod shape;
 pub use backoff::*;
 pub use capacity::*;
+pub use handshake::*;
 pub use model::*;
 pub use planner::*;
 pub use problem::*;

@@ -105,11 +105,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the spec of a NetResourceSet, what changed only: all of it is ours.
+    /// Writes the spec of a NetResourceSet, what changed only, into the very version that it was planned for: another
+    /// operator, or a write of our own that was thought lost, may have come in between. `confirm`: where nothing is to be
+    /// written, that version is still the present one.
     pub async fn write_nrs_spec(
         &self,
         nrs: &NetResourceSet,
         spec: &NetResourceSetSpec,
+        confirm: bool,
     ) -> Result<(), Error> {
         let name = nrs.name_any();
         let result = async {
@@ -117,11 +120,14 @@ impl Writer {
                 &serde_json::to_value(&nrs.spec)?,
                 &serde_json::to_value(spec)?,
             );
-            let Some(change) = change else {
-                return Ok(None);
+            let change = match change {
+                Some(change) => change,
+                None if confirm => json!({}),
+                None => return Ok(None),
             };
             // The UID: never into a successor of the same name.
-            let patch = json!({ "metadata": { "uid": nrs.uid() }, "spec": change });
+            let metadata = json!({ "uid": nrs.uid(), "resourceVersion": nrs.resource_version() });
+            let patch = json!({ "metadata": metadata, "spec": change });
             let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
             let write = self.nrs.patch(&name, &params, &patch);
             Ok(Some(steps::NRS_SPEC.during(write).await?))

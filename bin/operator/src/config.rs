@@ -287,6 +287,8 @@ impl Args {
                 subnet_hold: millis(self.subnet_hold),
                 limit_hold: millis(self.limit_hold),
                 refused_hold: millis(self.refused_hold),
+                // Longer than any call takes, and than anybody trusts what was read.
+                taking_hold: millis(self.stale_grace + 2 * self.resync + self.cloud_timeout),
                 nic_idle: millis(self.nic_idle),
                 attach_timeout: millis(self.attach_timeout),
             },

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::Millis;
 
 /// How the wait grows: `base`, doubled at each further failure, at most `max`, plus up to half of it as spread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BackoffConfig {
     /// Wait after the first failure.
     pub base: Millis,
@@ -14,7 +14,7 @@ pub struct BackoffConfig {
 }
 
 /// The failures in a row of one action.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Backoff {
     failures: u32,
     until: Millis,
@@ -35,6 +35,11 @@ impl Backoff {
     #[must_use]
     pub const fn failures(&self) -> u32 {
         self.failures
+    }
+
+    /// Lets time pass: the wait ends earlier by so much.
+    pub(super) fn age(&mut self, by: Millis) {
+        self.until = self.until - by;
     }
 
     /// When the action may be tried again.

@@ -10,7 +10,7 @@ use crate::ipam::Demand;
 use crate::types::{Families, Family, Millis, NicId, NicLimits, Reason};
 
 /// Waiting times of the planner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PlannerConfig {
     /// Back-off of a call that failed.
     pub backoff: BackoffConfig,
@@ -20,6 +20,9 @@ pub struct PlannerConfig {
     pub limit_hold: Millis,
     /// How long an address whose release the node refused is not asked for again.
     pub refused_hold: Millis,
+    /// How long an address that was asked to be unassigned is withheld from the node after it was last seen. No operator
+    /// may act on anything that it read longer ago.
+    pub taking_hold: Millis,
     /// How long a NIC must have been spare without a break before it is given back.
     pub nic_idle: Millis,
     /// How long attaching may take before it is reported and no longer counted on. After three times as long it is given up:
@@ -45,6 +48,7 @@ impl Default for PlannerConfig {
             subnet_hold: Millis::from_secs(120),
             limit_hold: Millis::from_secs(120),
             refused_hold: Millis::from_secs(30),
+            taking_hold: Millis::from_secs(180),
             nic_idle: Millis::from_secs(60),
             attach_timeout: Millis::from_secs(60),
         }
@@ -59,12 +63,17 @@ pub enum Input {
     Observed(Observation),
     /// A call ended. `Err` also where the outcome is unknown (a lost reply).
     Finished(Call, Result<(), Failure>),
+    /// A call was not made: the object had to say so first ([`Action::must_be_known`]) and could not be written, or had
+    /// changed. The same may be planned again at the next observation.
+    NotMade(Call),
+    /// The cloud gave the node these addresses just now: whatever was asked before, they are new ones.
+    Given(BTreeSet<IpAddr>),
     /// Time passed.
     Tick,
 }
 
 /// How a call failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Failure {
     /// The typed reason.
     pub reason: Reason,
@@ -75,7 +84,7 @@ pub struct Failure {
 }
 
 /// A node, its NICs and where new ones could be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Observation {
     /// What the instance type can carry.
     pub limits: NicLimits,
@@ -95,12 +104,14 @@ pub struct Observation {
     pub marked: BTreeSet<IpAddr>,
     /// The agent's answers to exactly these marks; an answer to an earlier marking of the same address must not be here.
     pub answers: BTreeMap<IpAddr, Consent>,
+    /// Addresses that some operator asked, or was about to ask, the cloud to take back, as the object says.
+    pub taking: BTreeSet<IpAddr>,
     /// Subnets in the node's zone that the profile selects, and those of the NICs.
     pub subnets: Vec<ObservedSubnet>,
 }
 
 /// One NIC of the node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ObservedNic {
     /// Name of its Eni object.
     pub eni: String,
@@ -123,7 +134,7 @@ pub struct ObservedNic {
 }
 
 /// Where a NIC stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NicState {
     /// The Eni object exists, the NIC does not (or nobody knows yet).
     Intended,
@@ -138,7 +149,7 @@ pub enum NicState {
 }
 
 /// What we may do with a NIC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ownership {
     /// We made it: addresses come and go, and so may it.
     Ours,
@@ -149,7 +160,7 @@ pub enum Ownership {
 }
 
 /// A subnet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ObservedSubnet {
     /// The cloud's name.
     pub id: String,
@@ -162,7 +173,7 @@ pub struct ObservedSubnet {
 }
 
 /// The agent's answer to a mark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Consent {
     /// The node will not hand it out until it is unmarked.
     Ready,
@@ -172,7 +183,7 @@ pub enum Consent {
 
 /// What the operator has to do. All but the marks and reports are calls, whose end comes back as [`Input::Finished`] with
 /// [`Action::call`]; marks are durable in the object and come back with the next observation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Action {
     /// Intend and make a NIC; it carries these addresses from its birth. The same name again resumes what was intended.
@@ -246,6 +257,16 @@ impl Action {
                 return None;
             }
         })
+    }
+
+    /// Whether the object must say what is about to happen before the call is made, in the very version that the plan is
+    /// based on: whoever plans next must know that the address or NIC may go at any time.
+    #[must_use]
+    pub const fn must_be_known(&self) -> bool {
+        matches!(
+            self,
+            Self::UnassignAddresses { .. } | Self::DetachNic { .. }
+        )
     }
 
     /// A word for metrics and logs.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use super::growth::Growth;
 use super::shape::{NicShape, Shape, Underway};
-use super::{Action, Consent, NicState, Observation, Ownership, Problem};
+use super::{Action, Call, Consent, NicState, Observation, Ownership, Problem};
 use crate::types::{Family, Reason};
 
 /// What the planner remembers, as far as planning needs it.
@@ -92,7 +92,7 @@ pub(super) fn plan(view: &View<'_>, shape: &Shape<'_>) -> Plan {
         ..Plan::default()
     };
     let total = shape.total(view.underway);
-    let wanted_marks = if total < shape.low {
+    let mut wanted_marks = if total < shape.low {
         Growth::new(view, shape, total).grow(&mut plan);
         BTreeSet::new()
     } else {
@@ -120,6 +120,9 @@ pub(super) fn plan(view: &View<'_>, shape: &Shape<'_>) -> Plan {
     };
     let marked = &view.observation.marked;
     let doomed = &view.underway.doomed;
+    // What may go at any time must not be handed out, whatever the object asked for until now.
+    let shown = shape.nics.iter().flat_map(|n| &n.nic.addresses);
+    wanted_marks.extend(shown.filter(|ip| doomed.contains(*ip)));
     plan.mark = wanted_marks
         .iter()
         .filter(|ip| !marked.contains(*ip))
@@ -127,7 +130,7 @@ pub(super) fn plan(view: &View<'_>, shape: &Shape<'_>) -> Plan {
         .collect();
     plan.unmark = marked
         .iter()
-        .filter(|ip| !wanted_marks.contains(*ip) && !doomed.contains(*ip))
+        .filter(|ip| !wanted_marks.contains(*ip))
         .copied()
         .collect();
     unassign(view, shape, &wanted_marks, &mut plan);
@@ -309,11 +312,21 @@ fn unassign(view: &View<'_>, shape: &Shape<'_>, wanted: &BTreeSet<IpAddr>, plan:
         if n.nic.ownership == Ownership::Foreign || n.state != NicState::InUse {
             continue;
         }
+        let coming = |family| Call::Assign {
+            eni: n.nic.eni.clone(),
+            family,
+        };
+        if Family::ALL
+            .into_iter()
+            .map(coming)
+            .any(|call| view.underway.has(&call))
+        {
+            continue;
+        }
         let agreed = |ip: &&IpAddr| {
             let ready = observation.answers.get(*ip) == Some(&Consent::Ready)
                 && observation.marked.contains(*ip);
-            let now = wanted.contains(*ip) || view.underway.doomed.contains(*ip);
-            ready && now && !observation.in_use.contains(*ip)
+            ready && wanted.contains(*ip) && !observation.in_use.contains(*ip)
         };
         let addresses: BTreeSet<IpAddr> = n.nic.addresses.iter().filter(agreed).copied().collect();
         if !addresses.is_empty() {

@@ -7,12 +7,16 @@
 //!                            ▼                                   │ UnassignAddresses                      ▼
 //!                        DeleteNic ──▶ (none)                    └──────────                          DeleteNic
 //!
-//!  an address:  held ──MarkRelease──▶ marked ──agent: ready──▶ UnassignAddresses ──▶ gone
-//!                ▲ ▲───Unmark──────────┘ │                       └─ failed or unknown: doomed, asked again until gone
-//!                └─────Unmark────────────┘ agent: refused
+//!  an address:  held ──MarkRelease──▶ marked ──agent: ready──▶ doomed ──UnassignAddresses──▶ gone ──`taking_hold`──▶ forgotten
+//!                ▲ ▲───Unmark──────────┘ │                       ▲  └─ failed or unknown: asked again until gone  │
+//!                └─────Unmark────────────┘ agent: refused        └────────── seen again, and not given anew ──────┘
 //! ```
+//! Doomed addresses are in the object ([`Planner::taking`]) before the call is made, and are never the node's again: the
+//! call of an operator that is no more, or lost its lease, may still come through.
+//!
 //! Everything is level-triggered: each plan follows from the last observation, the calls under way (taken as done) and a
-//! few timers. A lost planner loses only timers. Of each call one is under way at most; one NIC is made at a time.
+//! few timers. A lost planner loses only timers. Of each call one is under way at most; one NIC is made at a time; from a NIC
+//! that is being given addresses none are taken, so that an answer never tells of an address that has gone since.
 //!
 //! | timer | means |
 //! |---|---|
@@ -20,6 +24,7 @@
 //! | subnet hold | a subnet refused and its free count does not explain why (IPv6 is not counted, so nothing ever does) |
 //! | limit hold | the cloud refused a NIC, or an address on a NIC, below the published limit |
 //! | refused hold | the node refused to give an address back |
+//! | taking hold | an address that was asked for is not seen any more |
 //! | idle | since when a NIC was spare without a break |
 //! | attach | since when a NIC is being attached: late after a while, given up after three times as long |
 
@@ -33,6 +38,7 @@ use super::{
 };
 use crate::types::{Family, Millis, Reason};
 
+mod canonical;
 #[cfg(test)]
 mod partial;
 #[cfg(test)]
@@ -50,14 +56,17 @@ const TELL_AFTER: u32 = 2;
 const LIMITS: [Reason; 3] = [Reason::SubnetFull, Reason::NicLimit, Reason::AddressLimit];
 
 /// The planner of one node.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Planner {
     node: String,
     config: PlannerConfig,
     observation: Option<Observation>,
     /// Calls under way; those that finished stay until the next observation, which includes what they did.
     underway: BTreeMap<Call, Underwent>,
-    doomed: BTreeSet<IpAddr>,
+    /// Addresses once asked to be unassigned, and since when no NIC has shown them.
+    doomed: BTreeMap<IpAddr, Option<Millis>>,
+    /// Addresses that the cloud gave anew while the object still lists them as doomed.
+    regained: BTreeSet<IpAddr>,
     backoffs: BTreeMap<Call, (Backoff, Failure)>,
     subnet_holds: BTreeMap<String, SubnetHold>,
     /// Subnets that refused IPv6 addresses, until when they are left alone.
@@ -70,13 +79,15 @@ pub struct Planner {
     reported: BTreeSet<Reason>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Underwent {
     action: Action,
+    /// Where its addresses come from.
+    subnet: Option<String>,
     finished: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct SubnetHold {
     until: Millis,
     /// IPv4 addresses that it was asked for.
@@ -94,7 +105,8 @@ impl Planner {
             config,
             observation: None,
             underway: BTreeMap::new(),
-            doomed: BTreeSet::new(),
+            doomed: BTreeMap::new(),
+            regained: BTreeSet::new(),
             backoffs: BTreeMap::new(),
             subnet_holds: BTreeMap::new(),
             holds6: BTreeMap::new(),
@@ -112,6 +124,15 @@ impl Planner {
         match input {
             Input::Finished(call, outcome) => {
                 self.finished(now, &call, outcome);
+                Vec::new()
+            }
+            Input::NotMade(call) => {
+                self.not_made(&call);
+                Vec::new()
+            }
+            Input::Given(addresses) => {
+                self.doomed.retain(|ip, _| !addresses.contains(ip));
+                self.regained.extend(addresses);
                 Vec::new()
             }
             Input::Observed(observation) => {
@@ -144,7 +165,10 @@ impl Planner {
         let attaching = self.attaching.values().flat_map(|since| {
             [self.config.attach_timeout, self.config.attach_patience()].map(|long| *since + long)
         });
+        let gone = self.doomed.values().flatten();
+        let gone = gone.map(|since| *since + self.config.taking_hold);
         let all = backoffs
+            .chain(gone)
             .chain(holds)
             .chain(limits)
             .chain(refused)
@@ -157,6 +181,23 @@ impl Planner {
     #[must_use]
     pub fn calls_underway(&self) -> usize {
         self.underway.values().filter(|call| !call.finished).count()
+    }
+
+    /// Addresses that the cloud was, or is about to be, asked to take back. The object must list them before a call is made
+    /// that [must be known](Action::must_be_known).
+    #[must_use]
+    pub fn taking(&self) -> BTreeSet<IpAddr> {
+        self.doomed.keys().copied().collect()
+    }
+
+    fn not_made(&mut self, call: &Call) {
+        let underwent = self.underway.remove(call);
+        if let Some(Action::UnassignAddresses { addresses, .. }) = underwent.map(|u| u.action) {
+            let taking = self.observation.as_ref().map(|seen| &seen.taking);
+            let known = |ip: &IpAddr| taking.is_some_and(|taking| taking.contains(ip));
+            self.doomed
+                .retain(|ip, _| !addresses.contains(ip) || known(ip));
+        }
     }
 
     fn finished(&mut self, now: Millis, call: &Call, outcome: Result<(), Failure>) {
@@ -183,19 +224,11 @@ impl Planner {
             (
                 Reason::SubnetFull,
                 Action::AssignAddresses {
-                    eni, family, count, ..
+                    family, count, ..
                 },
             ) => {
-                let nics = self
-                    .observation
-                    .iter()
-                    .flat_map(|observation| &observation.nics);
-                let subnet = nics
-                    .filter(|nic| nic.eni == *eni)
-                    .map(|nic| nic.subnet.clone())
-                    .next();
                 let asked = u32::from(*count);
-                match (subnet, *family) {
+                match (underwent.subnet.clone(), *family) {
                     (Some(subnet), Family::V4) => self.hold_subnet(now, subnet, asked),
                     (Some(subnet), Family::V6) => {
                         self.holds6.insert(subnet, now + self.config.subnet_hold);
@@ -241,13 +274,27 @@ impl Planner {
             .flat_map(|nic| nic.addresses.iter().copied())
             .collect();
         // What a reading leaves out while the call is under way is not gone yet.
-        let asked = |ip: &IpAddr| {
-            self.underway.values().any(|call| match &call.action {
-                Action::UnassignAddresses { addresses, .. } => addresses.contains(ip),
-                _ => false,
+        let asked: BTreeSet<IpAddr> = self
+            .underway
+            .values()
+            .filter_map(|call| match &call.action {
+                Action::UnassignAddresses { addresses, .. } => Some(addresses),
+                _ => None,
             })
-        };
-        self.doomed.retain(|ip| present.contains(ip) || asked(ip));
+            .flatten()
+            .copied()
+            .collect();
+        self.regained.retain(|ip| observation.taking.contains(ip));
+        for ip in observation.taking.difference(&self.regained) {
+            self.doomed.entry(*ip).or_default();
+        }
+        for (ip, since) in &mut self.doomed {
+            *since = match *since {
+                _ if present.contains(ip) || asked.contains(ip) => None,
+                None => Some(now),
+                known => known,
+            };
+        }
         for subnet in &observation.subnets {
             let Some(hold) = self.subnet_holds.get_mut(&subnet.id) else {
                 continue;
@@ -289,6 +336,10 @@ impl Planner {
 
     fn plan(&mut self, now: Millis) -> Vec<Action> {
         self.expire(now);
+        // Only here: the object, which still lists them, is written without them after this plan.
+        let hold = self.config.taking_hold;
+        self.doomed
+            .retain(|_, since| since.is_none_or(|since| since + hold > now));
         let Some(observation) = self.observation.take() else {
             return Vec::new();
         };
@@ -305,7 +356,7 @@ impl Planner {
                 .iter()
                 .map(|(call, underwent)| (call.clone(), brings(&underwent.action)))
                 .collect(),
-            doomed: self.doomed.clone(),
+            doomed: self.taking(),
             stuck,
             full: self.full.keys().cloned().collect(),
         };
@@ -343,11 +394,18 @@ impl Planner {
         }
         let plan = plan::plan(&view, &shape);
         let (wanted, have) = (shape.low, shape.total(&underway));
-        self.carry_out(now, plan, wanted, have)
+        self.carry_out(now, plan, wanted, have, observation)
     }
 
     /// Drops what is under way or waits, notes the rest as under way, and compares problems with what was reported.
-    fn carry_out(&mut self, now: Millis, plan: Plan, wanted: u32, have: u32) -> Vec<Action> {
+    fn carry_out(
+        &mut self,
+        now: Millis,
+        plan: Plan,
+        wanted: u32,
+        have: u32,
+        observation: &Observation,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         let mut asked = BTreeSet::new();
         for action in plan.calls {
@@ -362,12 +420,13 @@ impl Planner {
                 continue;
             }
             if let Action::UnassignAddresses { addresses, .. } = &action {
-                self.doomed.extend(addresses.iter().copied());
+                self.doomed.extend(addresses.iter().map(|ip| (*ip, None)));
             }
             self.underway.insert(
                 call,
                 Underwent {
                     action: action.clone(),
+                    subnet: subnet_of(&action, observation),
                     finished: false,
                 },
             );
@@ -387,7 +446,7 @@ impl Planner {
             actions.push(Action::Unmark(plan.unmark));
         }
         let mut problems = plan.problems;
-        self.add_own_problems(now, wanted, have, plan.met, &mut problems);
+        self.add_own_problems(now, (wanted, have, plan.met), observation, &mut problems);
         self.report(problems, plan.met, &mut actions);
         actions
     }
@@ -395,9 +454,8 @@ impl Planner {
     fn add_own_problems(
         &self,
         now: Millis,
-        wanted: u32,
-        have: u32,
-        met: bool,
+        (wanted, have, met): (u32, u32, bool),
+        observation: &Observation,
         problems: &mut BTreeMap<Reason, Problem>,
     ) {
         let problem = |reason, subject: String, limit, detail: &str| Problem {
@@ -418,11 +476,9 @@ impl Planner {
             }
         }
         if let Some((eni, (_, message))) = self.full.first_key_value().filter(|_| !met) {
-            let nics = self
-                .observation
+            let count = observation
+                .nics
                 .iter()
-                .flat_map(|observation| &observation.nics);
-            let count = nics
                 .filter(|nic| nic.eni == *eni)
                 .map(|nic| nic.addresses.len())
                 .next();
@@ -474,6 +530,18 @@ impl Planner {
                 actions.push(Action::Report(problem));
             }
         }
+    }
+}
+
+/// The subnet out of which a call takes addresses.
+fn subnet_of(action: &Action, observation: &Observation) -> Option<String> {
+    match action {
+        Action::CreateNic { subnet, .. } => Some(subnet.clone()),
+        Action::AssignAddresses { eni, .. } => {
+            let nic = observation.nics.iter().find(|nic| nic.eni == *eni)?;
+            Some(nic.subnet.clone())
+        }
+        _ => None,
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::{Family, Reason};
 
 /// One problem of a node. Reported once when it begins and cleared when it is over; counts are addresses a family.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Problem {
     /// Its word.
     pub reason: Reason,

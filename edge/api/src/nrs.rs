@@ -47,6 +47,11 @@ pub struct NetResourceSetSpec {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub release: Vec<IpAddr>,
+    /// Addresses that the cloud was, or is about to be, asked to take back, until they were gone for long enough. Whoever
+    /// plans for the node keeps them from it: the call may come through at any time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub taking: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -83,10 +83,13 @@ impl Error {
     }
 }
 
+/// Addresses that a call brought.
+pub type Given = BTreeSet<IpAddr>;
+
 /// Carries out one call; marks and reports are not calls and do nothing here.
-pub async fn execute(shared: &Shared, target: &Target, action: Action) -> Result<(), Error> {
+pub async fn execute(shared: &Shared, target: &Target, action: Action) -> Result<Given, Error> {
     let caller = Caller { shared, target };
-    match action {
+    let given = match action {
         Action::CreateNic {
             eni,
             subnet,
@@ -96,25 +99,33 @@ pub async fn execute(shared: &Shared, target: &Target, action: Action) -> Result
         } => {
             caller
                 .create(&eni, &subnet, device_index, initial4, initial6)
-                .await
+                .await?
         }
         Action::AttachNic {
             nic, device_index, ..
-        } => caller.attach(nic.0, device_index).await,
+        } => caller.attach(nic.0, device_index).await.map(nothing)?,
         Action::AssignAddresses {
             nic, family, count, ..
-        } => caller.assign(nic.0, family, count).await,
+        } => caller.assign(nic.0, family, count).await?,
         Action::UnassignAddresses { nic, addresses, .. } => {
-            caller
-                .unassign(nic.0, addresses.into_iter().collect())
-                .await
+            let addresses = addresses.into_iter().collect();
+            caller.unassign(nic.0, addresses).await.map(nothing)?
         }
-        Action::DetachNic { nic, .. } => caller.detach(nic.0).await,
-        Action::DeleteNic { eni, nic } => caller.delete(&eni, nic.map(|nic| nic.0)).await,
+        Action::DetachNic { nic, .. } => caller.detach(nic.0).await.map(nothing)?,
+        Action::DeleteNic { eni, nic } => {
+            let nic = nic.map(|nic| nic.0);
+            caller.delete(&eni, nic).await.map(nothing)?
+        }
         Action::MarkRelease(_) | Action::Unmark(_) | Action::Report(_) | Action::ClearReport(_) => {
-            Ok(())
+            nothing(())
         }
-    }
+    };
+    Ok(given)
+}
+
+/// Most calls bring none.
+const fn nothing((): ()) -> Given {
+    Given::new()
 }
 
 struct Caller<'a> {
@@ -152,7 +163,7 @@ impl Caller<'_> {
         index: u16,
         initial4: u16,
         initial6: u16,
-    ) -> Result<(), Error> {
+    ) -> Result<Given, Error> {
         let shared = self.shared;
         let (object, resumed) = match shared.objects.enis.get(name) {
             Some(object) => (object, true),
@@ -186,10 +197,11 @@ impl Caller<'_> {
             Some(nic) => nic,
             None => self.make(&object, initial4, initial6).await?,
         };
+        let given = nic.secondary.iter().copied().collect();
         shared
             .inventory
             .write(|snapshot| snapshot.put_nic(nic, clock::now(), shared.inventory.trust()));
-        Ok(())
+        Ok(given)
     }
 
     /// Makes the NIC of an Eni object. What the object says is asked for first: the same token and the same words as in an
@@ -273,7 +285,7 @@ impl Caller<'_> {
         Err(error)
     }
 
-    async fn assign(&self, nic: String, family: Family, count: u16) -> Result<(), Error> {
+    async fn assign(&self, nic: String, family: Family, count: u16) -> Result<Given, Error> {
         let call = AssignAddresses {
             nic: nic.clone(),
             family,
@@ -294,7 +306,7 @@ impl Caller<'_> {
                     fits
                 });
                 if taken_in {
-                    return Ok(());
+                    return Ok(assigned.addresses.into_iter().collect());
                 }
                 self.reread(&nic).await?;
                 Err(Error::Misplaced {

@@ -146,7 +146,9 @@ fn node(
         ipv6_per_nic: nrs.spec.limits.ipv6_per_nic,
     });
     let marked: BTreeSet<_> = nrs.spec.release.iter().copied().collect();
-    let wanted = spec::desired(&cloud, limits, &chosen, &marked, &BTreeSet::new());
+    let taking: BTreeSet<_> = nrs.spec.taking.iter().copied().collect();
+    let no_ids = BTreeSet::new();
+    let wanted = spec::desired(&cloud, limits, &chosen, &marked, &taking, &no_ids);
     // The patch that is written turns what is there into what is wanted.
     let value = |spec| serde_json::to_value(spec).expect("JSON");
     let change = merge::diff(&value(&nrs.spec), &value(&wanted));

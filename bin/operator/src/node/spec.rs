@@ -11,12 +11,14 @@ use tombolo_core::types::NicLimits;
 use super::view::{CloudView, NodeNic};
 use crate::profile::Chosen;
 
-/// The spec. `release`: addresses marked; what is on no NIC any more is left out. `leaving`: NICs about to be detached.
+/// The spec. `release`: addresses marked; what is on no NIC any more is left out. `taking`: addresses that the cloud is
+/// asked to take; they stay, seen or not. `leaving`: NICs about to be detached.
 pub fn desired(
     cloud: &CloudView,
     limits: NicLimits,
     chosen: &Chosen,
     release: &BTreeSet<IpAddr>,
+    taking: &BTreeSet<IpAddr>,
     leaving: &BTreeSet<String>,
 ) -> NetResourceSetSpec {
     let serves = |nic: &&NodeNic| {
@@ -45,6 +47,7 @@ pub fn desired(
         vpc_cidrs: cloud.vpc_cidrs.clone(),
         nics,
         release,
+        taking: taking.iter().copied().collect(),
     }
 }
 
@@ -80,7 +83,8 @@ mod tests {
         let cloud = CloudView::of(&snapshot(), "demo", "n1", "i-1").unwrap();
         let limits = cloud.limits.unwrap();
         let marked = BTreeSet::from([ip("10.0.0.21"), ip("10.9.9.9")]);
-        let spec = desired(&cloud, limits, &chosen(), &marked, &BTreeSet::new());
+        let none = BTreeSet::new();
+        let spec = desired(&cloud, limits, &chosen(), &marked, &none, &BTreeSet::new());
         let nics: Vec<(&str, u16, usize)> = spec
             .nics
             .iter()
@@ -98,7 +102,8 @@ mod tests {
             "what is gone is not asked for"
         );
         let leaving = BTreeSet::from(["eni-1".to_owned()]);
-        let spec = desired(&cloud, limits, &chosen(), &marked, &leaving);
+        let spec = desired(&cloud, limits, &chosen(), &marked, &marked, &leaving);
         assert_eq!((spec.nics.len(), spec.release.len()), (1, 0));
+        assert_eq!(spec.taking.len(), 2, "seen or not");
     }
 }

@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use kube::ResourceExt;
 use tombolo_api::{Eni, IpFamilies, NetResourceSet, ReleaseAnswer, TAG_CLUSTER, TAG_ENI, TAG_NODE};
 use tombolo_cloud_sim::wire::{Instance, NicInfo, NicStatus, Subnet};
-use tombolo_core::eni::{Consent, NicState, Observation, ObservedNic, ObservedSubnet, Ownership};
+use tombolo_core::eni::{
+    Consent, NicState, Observation, ObservedNic, ObservedSubnet, Ownership, answers_to,
+};
 use tombolo_core::ipam::Demand;
 use tombolo_core::types::{Families, Family, NicId, NicLimits};
 
@@ -241,11 +243,6 @@ pub fn observe(
         })
         .collect();
     let parse = |text: &String| text.parse::<IpAddr>().ok();
-    // Only a status about exactly this spec answers exactly these marks: an answer to an earlier marking of the same
-    // address says nothing about now.
-    let answers_these =
-        agent.is_some_and(|agent| Some(agent.observed_generation) == nrs.metadata.generation);
-    let answers = agent.filter(|_| answers_these).map(|agent| &agent.release);
     let consent = |answer: &ReleaseAnswer| match answer {
         ReleaseAnswer::Ready => Consent::Ready,
         ReleaseAnswer::Refused => Consent::Refused,
@@ -271,20 +268,22 @@ pub fn observe(
         } else {
             Some(demand)
         },
-        heard: answers_these,
+        heard: agent
+            .is_some_and(|agent| Some(agent.observed_generation) == nrs.metadata.generation),
         in_use: in_use.unwrap_or_default(),
         releasable: agent
             .map(|agent| agent.releasable.iter().filter_map(parse).collect())
             .unwrap_or_default(),
         marked: nrs.spec.release.iter().copied().collect(),
-        answers: answers
-            .map(|answers| {
-                answers
-                    .iter()
-                    .filter_map(|(ip, answer)| Some((parse(ip)?, consent(answer))))
-                    .collect()
+        answers: agent
+            .map(|agent| {
+                let answers = agent.release.iter();
+                let answers =
+                    answers.filter_map(|(ip, answer)| Some((parse(ip)?, consent(answer))));
+                answers_to(nrs.metadata.generation, agent.observed_generation, answers)
             })
             .unwrap_or_default(),
+        taking: nrs.spec.taking.iter().copied().collect(),
         subnets: subnets.collect(),
     }
 }

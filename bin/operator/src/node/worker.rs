@@ -15,7 +15,7 @@ use tombolo_cloud_sim::wire::InstanceState;
 use tombolo_core::eni::{Action, Backoff, Call, Failure, Input, Planner, ProviderId};
 use tombolo_core::types::{Millis, NicLimits, Reason};
 
-use super::execute::{self, Target, execute};
+use super::execute::{self, Given, Target, execute};
 use super::ledger::{self, Entry};
 use super::problems::Problems;
 use super::reclaim::{self, Reclaimed, reclaim};
@@ -48,7 +48,7 @@ pub struct Worker {
     retry: Backoff,
 }
 
-type Ended = (Call, Result<(), Failure>);
+type Ended = (Call, Result<Given, Failure>);
 
 /// When to look again, apart from wake-ups.
 enum Next {
@@ -128,8 +128,12 @@ impl Worker {
             self.leaving.remove(&eni);
         }
         match &outcome {
-            Ok(()) => {
+            Ok(given) => {
                 self.messages.remove(&eni);
+                if !given.is_empty() {
+                    self.planner
+                        .handle(clock::now(), Input::Given(given.clone()));
+                }
             }
             Err(failure) => {
                 tracing::info!(node = %self.node, ?call, reason = %failure.reason, error = %failure.message, "call failed");
@@ -139,7 +143,7 @@ impl Worker {
         }
         let planned = self
             .planner
-            .handle(clock::now(), Input::Finished(call, outcome));
+            .handle(clock::now(), Input::Finished(call, outcome.map(drop)));
         debug_assert!(
             planned.is_empty(),
             "nothing is planned before the next observation"
@@ -228,7 +232,8 @@ impl Worker {
         let Some(chosen) = self.choose(Some(node), None) else {
             return Ok(Next::At(None));
         };
-        let spec = spec::desired(&cloud, limits, &chosen, &BTreeSet::new(), &BTreeSet::new());
+        let (none, no_nics) = (BTreeSet::new(), BTreeSet::new());
+        let spec = spec::desired(&cloud, limits, &chosen, &none, &none, &no_nics);
         let mut nrs = NetResourceSet::new(&self.node, spec);
         nrs.metadata.labels = Some(BTreeMap::from([(LABEL_NODE.to_owned(), self.node.clone())]));
         nrs.metadata.finalizers = Some(vec![FINALIZER_NRS.to_owned()]);
@@ -263,6 +268,8 @@ impl Worker {
             && !nrs.finalizers().iter().any(|f| f == FINALIZER_NRS)
         {
             shared.writer.hold_nrs(&nrs).await?;
+            // What is written below must be written into this very version.
+            return Ok(Next::At(Some(clock::now())));
         }
         let cluster = &shared.config.cluster;
         let cloud = shared
@@ -300,7 +307,8 @@ impl Worker {
             self.note(&mut release, &mut calls, action);
         }
         let leaving: BTreeSet<String> = self.leaving.values().cloned().collect();
-        let wanted = spec::desired(&cloud, limits, &chosen, &release, &leaving);
+        let taking = self.planner.taking();
+        let wanted = spec::desired(&cloud, limits, &chosen, &release, &taking, &leaving);
         let target = Target {
             node: self.node.clone(),
             instance,
@@ -309,13 +317,23 @@ impl Worker {
                 _ => chosen.security_groups.clone(),
             },
         };
-        let written = shared.writer.write_nrs_spec(&nrs, &wanted).await;
+        let confirm = calls.iter().any(Action::must_be_known);
+        let written = shared.writer.write_nrs_spec(&nrs, &wanted, confirm).await;
         for action in calls {
-            // A NIC leaves the spec before it leaves the node.
-            let spec_is_stale = written.is_err() && matches!(action, Action::DetachNic { .. });
-            self.begin(&target, action, spec_is_stale);
+            // A NIC leaves the spec before it leaves the node; an address that is taken is in the spec before.
+            if written.is_err() && action.must_be_known() {
+                self.put_off(&action);
+            } else {
+                self.begin(&target, action);
+            }
         }
-        written?;
+        match written {
+            // Somebody else wrote meanwhile: that version wakes us, and is looked at then.
+            Err(error) if error.is_conflict() => {
+                return Ok(Next::At(Some(clock::now() + LOOK_AGAIN)));
+            }
+            other => other?,
+        }
         self.keep_ledger(&shown, &enis).await?;
         self.keep_conditions().await?;
         let next = self.planner.next_deadline(clock::now());
@@ -329,12 +347,12 @@ impl Worker {
             action: action.word(),
         };
         self.shared.metrics.actions.get_or_create(&labels).inc();
+        action.change_marks(release);
         match action {
             Action::MarkRelease(addresses) => {
                 tracing::info!(node = %self.node, count = addresses.len(), "asking for addresses back");
-                release.extend(addresses);
             }
-            Action::Unmark(addresses) => release.retain(|ip| !addresses.contains(ip)),
+            Action::Unmark(_) => {}
             Action::Report(problem) => self.problems.begin(problem.reason, problem.to_string()),
             Action::ClearReport(reason) => self.problems.end(reason),
             call => {
@@ -346,19 +364,18 @@ impl Worker {
         }
     }
 
-    fn begin(&mut self, target: &Target, action: Action, spec_is_stale: bool) {
-        let Some(call) = action.call() else { return };
-        if spec_is_stale {
-            let message = "the NetResourceSet could not be written first".to_owned();
-            let failure = Failure {
-                reason: Reason::CloudError,
-                message,
-                spread: clock::spread(),
-            };
-            self.calls
-                .push(Box::pin(std::future::ready((call, Err(failure)))));
-            return;
+    /// A call that the object does not tell of is not made.
+    fn put_off(&mut self, action: &Action) {
+        if let Action::DetachNic { eni, .. } = action {
+            self.leaving.remove(eni);
         }
+        if let Some(call) = action.call() {
+            self.planner.handle(clock::now(), Input::NotMade(call));
+        }
+    }
+
+    fn begin(&mut self, target: &Target, action: Action) {
+        let Some(call) = action.call() else { return };
         tracing::info!(node = %self.node, ?action, "call");
         let (shared, target) = (Arc::clone(&self.shared), target.clone());
         self.calls.push(Box::pin(async move {

@@ -477,3 +477,89 @@ fn failures_of_unknown_calls_are_ignored() {
     assert_eq!(base36(0), "0");
     assert_eq!(base36(36 * 36 + 35), "10z");
 }
+
+/// A node that gives one of its addresses back: the call that takes it, and the observation that led to it.
+fn taking_one(world: &mut World, planner: &mut Planner) -> (Call, BTreeSet<IpAddr>) {
+    world.warm = (0, 0);
+    world.pods = 1;
+    world.settle(planner);
+    world.pods = 0;
+    let actions = planner.handle(world.now, Input::Observed(world.observe()));
+    let Some(Action::MarkRelease(marks)) = actions.first() else {
+        panic!("{actions:?}")
+    };
+    world.marked.clone_from(marks);
+    let actions = planner.handle(world.now, Input::Observed(world.observe()));
+    assert!(actions[0].must_be_known());
+    (only_call(&actions), world.marked.clone())
+}
+
+#[test]
+fn what_the_object_says_is_taken_is_never_the_nodes_again() {
+    let mut world = World::new((1, 10, 10), Families::V4, &[("s1", 100)]);
+    let mut first = planner();
+    let (_, taken) = taking_one(&mut world, &mut first);
+    assert_eq!(first.taking(), taken);
+    // Another operator, and the node wants an address again: not this one, the first operator's call may still come.
+    let mut next = planner();
+    world.pods = 1;
+    let mut seen = world.observe();
+    seen.taking.clone_from(&taken);
+    let actions = next.handle(world.now, Input::Observed(seen.clone()));
+    let words: Vec<&str> = actions.iter().map(Action::word).collect();
+    assert_eq!(words, ["assign-addresses", "unassign-addresses"]);
+    // Gone, it is withheld for a while: a reading that is out of date may show it again.
+    let mut gone = seen.clone();
+    gone.nics[0].addresses.clear();
+    gone.marked.clear();
+    next.handle(world.now, Input::Observed(gone.clone()));
+    assert_eq!(next.taking(), taken);
+    seen.marked.clear();
+    let actions = next.handle(world.now, Input::Observed(seen));
+    assert!(actions.contains(&Action::MarkRelease(taken)), "{actions:?}");
+    next.handle(world.now, Input::Observed(gone.clone()));
+    next.handle(world.now + CONFIG.taking_hold, Input::Observed(gone));
+    assert_eq!(next.taking(), BTreeSet::new());
+}
+
+#[test]
+fn a_call_that_was_not_made_leaves_no_trace() {
+    let mut world = World::new((1, 10, 10), Families::V4, &[("s1", 100)]);
+    let mut planner = planner();
+    let (call, taken) = taking_one(&mut world, &mut planner);
+    planner.handle(world.now, Input::NotMade(call.clone()));
+    assert_eq!(planner.taking(), BTreeSet::new());
+    // The node needs it after all.
+    world.pods = 1;
+    let actions = planner.handle(world.now, Input::Observed(world.observe()));
+    assert_eq!(actions, [Action::Unmark(taken)]);
+    // Had an earlier plan told of it, it would have to go all the same.
+    world.pods = 0;
+    let mut seen = world.observe();
+    seen.taking.clone_from(&seen.marked);
+    planner.handle(world.now, Input::Observed(seen.clone()));
+    planner.handle(world.now, Input::NotMade(call));
+    assert_eq!(planner.taking(), seen.taking);
+}
+
+#[test]
+fn an_address_that_the_cloud_gives_anew_is_a_new_one() {
+    let mut world = World::new((1, 10, 10), Families::V4, &[("s1", 100)]);
+    let mut planner = planner();
+    let (call, taken) = taking_one(&mut world, &mut planner);
+    planner.handle(world.now, Input::Finished(call, Ok(())));
+    let mut seen = world.observe();
+    seen.taking.clone_from(&taken);
+    seen.marked.clear();
+    planner.handle(world.now, Input::Given(taken.clone()));
+    world.pods = 1;
+    // The object still lists it.
+    planner.handle(world.now, Input::Observed(seen.clone()));
+    assert_eq!(planner.taking(), BTreeSet::new());
+    // Now it does not; and when it does again, that is news.
+    seen.taking.clear();
+    planner.handle(world.now, Input::Observed(seen.clone()));
+    seen.taking.clone_from(&taken);
+    planner.handle(world.now, Input::Observed(seen));
+    assert_eq!(planner.taking(), taken);
+}

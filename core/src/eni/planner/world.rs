@@ -20,6 +20,7 @@ pub const CONFIG: PlannerConfig = PlannerConfig {
     subnet_hold: Millis(120_000),
     limit_hold: Millis(120_000),
     refused_hold: Millis(30_000),
+    taking_hold: Millis(120_000),
     nic_idle: Millis(60_000),
     attach_timeout: Millis(60_000),
 };
@@ -284,6 +285,7 @@ impl World {
             releasable,
             marked: self.marked.clone(),
             answers: self.answers.clone(),
+            taking: BTreeSet::new(),
             subnets: self.subnets.clone(),
         }
     }

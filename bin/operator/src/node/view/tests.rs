@@ -66,7 +66,8 @@ pub fn chosen() -> Chosen {
 pub fn nrs(cloud: &CloudView, status: serde_json::Value, release: &[&str]) -> NetResourceSet {
     let limits = cloud.limits.unwrap();
     let release = release.iter().map(|text| samples::ip(text)).collect();
-    let spec = spec::desired(cloud, limits, &chosen(), &release, &BTreeSet::new());
+    let (none, no_ids) = (BTreeSet::new(), BTreeSet::new());
+    let spec = spec::desired(cloud, limits, &chosen(), &release, &none, &no_ids);
     let mut nrs = NetResourceSet::new("n1", spec);
     nrs.metadata.generation = Some(7);
     nrs.status = serde_json::from_value(status).unwrap();
