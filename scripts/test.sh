@@ -27,7 +27,7 @@ phase() {
   passed=$((passed + $(sum passed "$log")))
   skipped=$((skipped + $(grep -c '^SKIP ' "$log")))
   if [ $result = ok ]; then
-    grep -E '^(test result:|arch:|build:|setup:|fuzz:|SKIP )' "$log" | grep -v ' 0 passed; 0 failed'
+    grep -E '^(test result:|arch:|build:|setup:|fuzz:|model:|SKIP )' "$log" | grep -v ' 0 passed; 0 failed'
   else
     tail -n 400 "$log"
     # A phase that is no test program, or that did not come to its tests, is one failure.
@@ -81,6 +81,7 @@ if phase compile compile; then
   phase release scripts/build.sh
   # Pure logic, then the kernel in namespaces of our own, then whole labs.
   phase unit run_programs ' (lib|bin)$'
+  phase model run_programs '/model test$'
   phase kernel run_programs '/(core|fuzz|edge/[^ ]*|bin/[^ ]*|lab/(vpc|apiserver|runner)|xtask) test$'
   phase lab run_programs '/lab/harness test$'
 fi

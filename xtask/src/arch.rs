@@ -2,7 +2,7 @@
 //!
 //! | file | checks | reads |
 //! |---|---|---|
-//! | `packages.rs` | bin → edge → core; nothing depends on lab or bench; edges apart | `cargo metadata` |
+//! | `packages.rs` | bin → edge → core; nothing depends on lab, bench or model; edges apart | `cargo metadata` |
 //! | `closure.rs` | what the plugin links | `cargo tree` |
 //! | `paths.rs` | which paths a source file names | tokens, so that comments and strings do not count |
 //! | `points.rs` | that every write of the programs goes through a failpoint | tokens |
@@ -44,7 +44,7 @@ pub enum Ban {
     PluginChildren,
     /// A package depends on one of a higher tier, or of its own.
     Tiers,
-    /// A package outside lab and bench depends on one of theirs.
+    /// A package depends on one of lab, bench or the model.
     Lab,
     /// The plugin links what it must not.
     PluginLinks,

@@ -64,8 +64,11 @@ pub fn breaches(edges: &[Edge]) -> Vec<Breach> {
             let (from, to) = (tier(&edge.from), tier(&edge.to));
             let ban = match (from, to) {
                 ("lab" | "bench", _) => return None,
-                (_, "lab" | "bench") => Ban::Lab,
-                ("edge", "core") | ("bin" | "xtask" | "fuzz", "edge" | "core") => return None,
+                (_, "lab" | "bench" | "model") => Ban::Lab,
+                // The model explores decisions, so it may know nothing but them.
+                ("edge" | "model", "core") | ("bin" | "xtask" | "fuzz", "edge" | "core") => {
+                    return None;
+                }
                 ("edge", "edge")
                     if EDGE_TO_EDGE.contains(&(edge.from.as_str(), edge.to.as_str())) =>
                 {
