@@ -220,7 +220,11 @@ impl Agent {
 
     /// Takes in the operator's object.
     pub fn accept(&mut self, spec: &Spec) {
-        self.spec.clone_from(spec);
+        // Terms are between operators.
+        self.spec = Spec {
+            term: 0,
+            ..spec.clone()
+        };
         self.supply();
         self.pool.canonicalise(NOW);
     }

@@ -8,7 +8,7 @@ use tombolo_core::ipam::AddressState;
 
 use crate::address::Set;
 use crate::agent::PodStep;
-use crate::protocol::{Bug, Protocol, Step};
+use crate::protocol::{Bug, Protocol, Step, retire};
 use crate::state::State;
 
 /// Steps after which nothing can be expected any more. Far more than the longest way has.
@@ -16,10 +16,8 @@ const STEPS: usize = 300;
 
 /// Whether every address ends up free, in the cloud or in the pool of its node. `known`: states of which this is known.
 pub fn drain(protocol: &Protocol, mut state: State, mut known: impl FnMut(&State) -> bool) -> bool {
-    let last = state.operators.len() - 1;
-    state.operators.drain(..last);
-    for request in &mut state.requests {
-        request.waits = request.waits.map(|_| 0);
+    while state.operators.len() > 1 {
+        retire(&mut state, 0);
     }
     state.old_reading = None;
     state.left = crate::size::NONE;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::eni::{
     Action, BackoffConfig, Call, Consent, Failure, Input, NicState, Observation, ObservedNic,
-    ObservedSubnet, Ownership, Planner, PlannerConfig, answers_to,
+    ObservedSubnet, Ownership, Planner, PlannerConfig, Term, answers_to,
 };
 use tombolo_core::ipam::Demand;
 use tombolo_core::types::{Families, Family, Millis, NicLimits, Reason};
@@ -48,8 +48,8 @@ pub struct Operator {
     pub seen: Vec<Set>,
     /// Of these, what the last reading lacked.
     pub missing: Vec<Set>,
-    /// It lost its lease: it hears and reads nothing any more. What it had in hand still goes out, at any time.
-    pub deposed: bool,
+    /// Its leadership.
+    pub term: u8,
 }
 
 /// What became of a look.
@@ -59,18 +59,20 @@ pub struct Looked {
     pub written: Option<Spec>,
     /// Calls that were made.
     pub calls: Vec<CloudCall>,
+    /// A later leader has written: this operator ends.
+    pub is_over: bool,
 }
 
 impl Operator {
     /// One that starts: it lists all objects and reads the whole cloud.
     #[must_use]
-    pub fn new(reading: &[Set]) -> Self {
+    pub fn new(reading: &[Set], term: u8) -> Self {
         let mut operator = Self {
             planners: reading.iter().map(|_| Planner::new("n", CONFIG)).collect(),
             old: vec![None; reading.len()],
             seen: vec![Set::default(); reading.len()],
             missing: vec![Set::default(); reading.len()],
-            deposed: false,
+            term,
         };
         operator.read(reading);
         operator
@@ -98,7 +100,16 @@ impl Operator {
         }
     }
 
+    /// The term that it signs with.
+    fn own(&self, signed: Term, bug: Option<Bug>) -> Term {
+        match bug {
+            Some(Bug::TermNotWritten) => signed,
+            _ => Term(self.term.into()),
+        }
+    }
+
     fn observe(&self, node: usize, copy: &View, addresses: u8, bug: Option<Bug>) -> Observation {
+        let signed = Term(copy.spec.term.into());
         let held: u8 = self.seen.iter().map(|seen| seen.len()).sum();
         let status = &copy.status;
         let demand = Demand {
@@ -143,6 +154,7 @@ impl Operator {
                 Some(Bug::TakingForgotten) => BTreeSet::new(),
                 _ => copy.spec.taking.ips(),
             },
+            signed: self.own(signed, bug) == signed,
             subnets: vec![ObservedSubnet {
                 id: SUBNET.to_owned(),
                 free4: addresses.saturating_sub(held).into(),
@@ -156,6 +168,15 @@ impl Operator {
     pub fn look(&mut self, node: usize, now: View, addresses: u8, bug: Option<Bug>) -> Looked {
         let present = now.spec.clone();
         let copy = self.old[node].clone().unwrap_or(now);
+        let signed = Term(copy.spec.term.into());
+        let own = self.own(signed, bug);
+        if own.is_over(signed) {
+            return Looked {
+                written: None,
+                calls: Vec::new(),
+                is_over: true,
+            };
+        }
         let observation = self.observe(node, &copy, addresses, bug);
         let copy = copy.spec;
         let planner = &mut self.planners[node];
@@ -164,7 +185,7 @@ impl Operator {
         for action in &actions {
             action.change_marks(&mut release);
         }
-        let wanted = Spec {
+        let mut wanted = Spec {
             generation: copy.generation,
             addresses: self.seen[node],
             release: release.iter().collect::<Set>().common(self.seen[node]),
@@ -172,15 +193,20 @@ impl Operator {
                 Some(Bug::TakingForgotten) => Set::default(),
                 _ => planner.taking().iter().collect(),
             },
+            term: copy.term,
         };
-        let must_be_known = actions.iter().any(Action::must_be_known);
+        let must_write = |action: &Action| own.must_write_before(action, signed);
+        let confirm = actions.iter().any(must_write);
+        let writes = confirm || wanted != copy;
+        let term = own.sign(signed, writes, !wanted.taking.is_empty());
+        wanted.term = u8::try_from(term.0).unwrap_or(u8::MAX);
         let is_current = present.generation == copy.generation;
         let may_write = is_current || bug == Some(Bug::SpecWrittenBlindly);
-        let stopped = !may_write && (must_be_known || wanted != copy);
+        let stopped = !may_write && (confirm || wanted != copy);
         let mut calls = Vec::new();
         for action in actions {
             let Some(call) = action.call() else { continue };
-            if stopped && action.must_be_known() {
+            if stopped && must_write(&action) {
                 planner.handle(NOW, Input::NotMade(call));
                 continue;
             }
@@ -199,7 +225,11 @@ impl Operator {
         if let (Some(written), Some(old)) = (&written, &mut self.old[node]) {
             old.spec.clone_from(written);
         }
-        Looked { written, calls }
+        Looked {
+            written,
+            calls,
+            is_over: false,
+        }
     }
 
     /// The answer to a call arrives.
@@ -262,6 +292,11 @@ fn patched(present: &Spec, copy: &Spec, wanted: &Spec) -> Spec {
         addresses: field(present.addresses, copy.addresses, wanted.addresses),
         release: field(present.release, copy.release, wanted.release),
         taking: field(present.taking, copy.taking, wanted.taking),
+        term: if copy.term == wanted.term {
+            present.term
+        } else {
+            wanted.term
+        },
     };
     written.generation += u8::from(written != *present);
     written

@@ -47,6 +47,8 @@ pub enum Bug {
     ConsentIgnored,
     /// An operator writes the spec whatever version it looked at.
     SpecWrittenBlindly,
+    /// An operator makes calls for a node without having written that it leads now.
+    TermNotWritten,
     /// An operator neither reads the NIC after a lost reply nor the cloud again.
     OutcomeNotRead,
     /// An agent that starts does not go on with removals that its journal tells of.
@@ -76,10 +78,10 @@ pub enum Step {
     ReadOld(usize),
     /// … finds that time has passed.
     Later(usize),
-    /// … ends, and starts again.
-    RestartOperator(usize),
-    /// … loses its lease without noticing, and another begins.
-    TakeOver(usize),
+    /// The leading operator ends, and starts again.
+    RestartOperator,
+    /// The leading operator loses its lease, and another begins.
+    TakeOver,
     /// Somebody reads the cloud, and the answer takes its time.
     BeginReading,
     /// The cloud carries out a call.
@@ -109,7 +111,7 @@ impl Protocol {
             Arc::new(agent)
         };
         let agents: Vec<Arc<Agent>> = self.slots.iter().map(agent).collect();
-        let operator = Operator::new(&cloud);
+        let operator = Operator::new(&cloud, 0);
         State {
             operators: vec![Arc::new(operator)],
             left: self.faults,
@@ -142,10 +144,6 @@ impl Protocol {
             }
         }
         for (index, operator) in state.operators.iter().enumerate() {
-            if operator.deposed {
-                steps.extend((0..state.specs.len()).map(|node| Step::Look(index, node)));
-                continue;
-            }
             for node in 0..state.specs.len() {
                 steps.push(Step::Look(index, node));
                 match operator.old[node] {
@@ -161,15 +159,15 @@ impl Protocol {
             if state.old_reading.is_some() {
                 steps.push(Step::ReadOld(index));
             }
-            if self.may_forget(state) {
+            if self.may_forget(state, index) {
                 steps.push(Step::Later(index));
             }
-            if left.operator_crashes > 0 {
-                steps.push(Step::RestartOperator(index));
-            }
-            if left.takeovers > 0 {
-                steps.push(Step::TakeOver(index));
-            }
+        }
+        if left.operator_crashes > 0 {
+            steps.push(Step::RestartOperator);
+        }
+        if left.takeovers > 0 {
+            steps.push(Step::TakeOver);
         }
         if left.old_readings > 0 {
             steps.push(Step::BeginReading);
@@ -192,16 +190,15 @@ impl Protocol {
         }
     }
 
-    /// `taking_hold` is longer than a call takes and than anybody trusts what he read. So it is over for an address only
-    /// when no call that takes it is on its way, and nobody believes that the node still has it.
-    fn may_forget(&self, state: &State) -> bool {
+    /// `taking_hold` is longer than a call takes and than anybody who leads trusts what he read. So it is over for an address
+    /// that an operator does not see only when the cloud does not show it, no call that takes it or gave it is on its way, and
+    /// neither this operator nor a later one believes that the node still has it.
+    fn may_forget(&self, state: &State, index: usize) -> bool {
         (0..state.cloud.len()).all(|node| {
-            let taking = state.operators.iter().map(|operator| operator.taking(node));
-            let taking = taking.fold(Set::default(), Set::and);
-            let gone = taking.without(state.cloud[node]);
-            // What one that lost its lease believes reaches nobody: the object has changed since.
-            let leading = state.operators.iter().filter(|operator| !operator.deposed);
-            let believed = leading.map(|operator| operator.seen[node]);
+            let operator = &state.operators[index];
+            let unseen = operator.taking(node).without(operator.seen[node]);
+            let later = &state.operators[index..];
+            let believed = later.iter().map(|operator| operator.seen[node]);
             let old = state.old_reading.as_ref().map(|reading| reading[node]);
             let called = state.requests.iter().filter(|request| request.node == node);
             let called = called.filter_map(|request| match (request.call, request.outcome) {
@@ -209,8 +206,9 @@ impl Protocol {
                 (CloudCall::Assign(_), Some(Outcome::Given(set))) => Some(set),
                 (CloudCall::Assign(_), _) => None,
             });
-            let mut may_come = believed.chain(old).chain(called);
-            may_come.all(|set| set.common(gone).is_empty())
+            let shown = [state.cloud[node]].into_iter();
+            let mut may_come = shown.chain(believed).chain(old).chain(called);
+            may_come.all(|set| set.common(unseen).is_empty())
         })
     }
 
@@ -252,25 +250,15 @@ impl Protocol {
                 }
             }
             Step::Later(index) => Arc::make_mut(&mut state.operators[index]).later(),
-            Step::RestartOperator(index) => {
+            Step::RestartOperator => {
                 state.left.operator_crashes -= 1;
-                self.orphan(state, index);
-                let operator = Operator::new(&state.cloud);
-                state.operators[index] = Arc::new(operator);
+                let leads = state.operators.len() - 1;
+                begin_to_lead(state);
+                retire(state, leads);
             }
-            Step::TakeOver(index) => {
+            Step::TakeOver => {
                 state.left.takeovers -= 1;
-                self.orphan(state, index);
-                let now: Vec<_> = (0..state.specs.len())
-                    .map(|node| state.copy(node))
-                    .collect();
-                let deposed = Arc::make_mut(&mut state.operators[index]);
-                deposed.deposed = true;
-                for (old, now) in deposed.old.iter_mut().zip(now) {
-                    old.get_or_insert(now);
-                }
-                let operator = Operator::new(&state.cloud);
-                state.operators.push(Arc::new(operator));
+                begin_to_lead(state);
             }
             Step::BeginReading => {
                 state.left.old_readings -= 1;
@@ -304,10 +292,14 @@ impl Protocol {
         let now = state.copy(node);
         let operator = Arc::make_mut(&mut state.operators[index]);
         let looked = operator.look(node, now, self.addresses, self.bug);
+        if looked.is_over {
+            retire(state, index);
+            return;
+        }
         if let Some(written) = looked.written {
             state.specs[node] = written;
         }
-        let waits = (!operator.deposed).then_some(index);
+        let waits = Some(index);
         state
             .requests
             .extend(looked.calls.into_iter().map(|call| Request {
@@ -316,18 +308,6 @@ impl Protocol {
                 waits,
                 outcome: None,
             }));
-    }
-
-    /// Nobody waits for an operator's calls any more; they are on their way all the same.
-    pub fn orphan(&self, state: &mut State, index: usize) {
-        state
-            .requests
-            .retain(|request| request.waits != Some(index) || request.outcome.is_none());
-        for request in &mut state.requests {
-            if request.waits == Some(index) {
-                request.waits = None;
-            }
-        }
     }
 
     fn nothing_is_lost(&self, state: &State) -> bool {
@@ -346,6 +326,30 @@ impl Protocol {
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashSet<u64>> {
         self.drained.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An operator more, and it leads.
+fn begin_to_lead(state: &mut State) {
+    let terms = state.operators.iter().map(|operator| operator.term);
+    let signed = state.specs.iter().map(|spec| spec.term);
+    let term = terms.chain(signed).max().unwrap_or(0) + 1;
+    let operator = Operator::new(&state.cloud, term);
+    state.operators.push(Arc::new(operator));
+}
+
+/// An operator ends. Nobody waits for its calls any more; they are on their way all the same.
+pub fn retire(state: &mut State, index: usize) {
+    state.operators.remove(index);
+    state
+        .requests
+        .retain(|request| request.waits != Some(index) || request.outcome.is_none());
+    for request in &mut state.requests {
+        request.waits = match request.waits {
+            Some(waits) if waits == index => None,
+            Some(waits) if waits > index => Some(waits - 1),
+            other => other,
+        };
     }
 }
 
@@ -379,8 +383,13 @@ impl Model for Protocol {
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
         let mut next = last.clone();
         self.take(&mut next, step);
-        let waited_for =
-            |state: &State| state.requests.iter().filter(|r| r.waits.is_some()).count();
+        let waited_for = |state: &State| {
+            let by = |operator| {
+                let its = |request: &&Request| request.waits == Some(operator);
+                state.requests.iter().filter(its).count()
+            };
+            (0..state.operators.len()).map(by).max().unwrap_or(0)
+        };
         let crowded = waited_for(&next) > self.calls.max(waited_for(last));
         (next != *last && !crowded).then_some(next)
     }

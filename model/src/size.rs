@@ -190,9 +190,19 @@ pub const SMALL: &[Size] = &[
         ..ONE
     },
     Size {
-        name: "an operator loses its lease",
+        name: "two operators at once",
         faults: Faults {
             takeovers: 1,
+            ..NONE
+        },
+        ..ONE
+    },
+    Size {
+        name: "two operators at once, a copy is old",
+        addresses: 1,
+        faults: Faults {
+            takeovers: 1,
+            old_copies: 1,
             ..NONE
         },
         ..ONE
@@ -230,9 +240,56 @@ pub const SMALL: &[Size] = &[
 /// Sizes for which nobody waits.
 pub const LARGE: &[Size] = &[
     Size {
-        name: "two nodes, an operator loses its lease",
+        name: "an agent and an operator end, an answer is lost",
+        cooling: true,
+        faults: Faults {
+            agent_crashes: 1,
+            operator_crashes: 1,
+            lost_replies: 1,
+            ..NONE
+        },
+        ..ONE
+    },
+    Size {
+        name: "two operators at once, and a third",
+        faults: Faults {
+            operator_crashes: 1,
+            takeovers: 1,
+            ..NONE
+        },
+        ..ONE
+    },
+    Size {
+        name: "two operators at once, and a third, a call is repeated",
+        faults: Faults {
+            operator_crashes: 1,
+            takeovers: 1,
+            repeated_calls: 1,
+            ..NONE
+        },
+        ..ONE
+    },
+    Size {
+        name: "three operators at once",
+        faults: Faults {
+            takeovers: 2,
+            ..NONE
+        },
+        ..ONE
+    },
+    Size {
+        name: "two operators at once, a copy is old, two addresses",
+        faults: Faults {
+            takeovers: 1,
+            old_copies: 1,
+            ..NONE
+        },
+        ..ONE
+    },
+    Size {
+        name: "two operators at once, two nodes want one address",
         slots: &[1, 1],
-        addresses: 3,
+        addresses: 1,
         faults: Faults {
             takeovers: 1,
             ..NONE
@@ -240,16 +297,12 @@ pub const LARGE: &[Size] = &[
         ..ONE
     },
     Size {
-        name: "one node, everything that can go wrong",
+        name: "two nodes and three addresses, an operator ends",
+        slots: &[1, 1],
+        addresses: 3,
         faults: Faults {
-            agent_crashes: 1,
             operator_crashes: 1,
-            takeovers: 1,
-            lost_replies: 1,
-            repeated_calls: 1,
-            old_copies: 1,
-            early_readings: 1,
-            old_readings: 1,
+            ..NONE
         },
         ..ONE
     },

@@ -23,7 +23,7 @@ pub struct State {
     pub specs: Vec<Spec>,
     /// One agent a node, with the pods.
     pub agents: Vec<Arc<Agent>>,
-    /// Operators; one of them leads.
+    /// Operators that believe they lead, the earliest first: the last one does.
     pub operators: Vec<Arc<Operator>>,
     /// Faults that may still happen.
     pub left: Faults,
@@ -36,10 +36,9 @@ pub struct State {
 pub struct Faults {
     /// An agent ends at any of its steps and starts again from its files.
     pub agent_crashes: u8,
-    /// An operator ends at any of its steps; its calls stay on their way; it starts again with nothing.
+    /// The leading operator ends at any of its steps; its calls stay on their way; it starts again with nothing.
     pub operator_crashes: u8,
-    /// An operator loses its lease without noticing, and another begins; calls of the first stay on their way, and what it
-    /// was about to do it still does, at any time.
+    /// An operator loses its lease, and another begins; the first goes on until it finds out.
     pub takeovers: u8,
     /// The answer to a call is lost.
     pub lost_replies: u8,
@@ -73,6 +72,8 @@ pub struct Spec {
     pub release: Set,
     /// Addresses that the cloud is asked to take.
     pub taking: Set,
+    /// Under which leadership this was written.
+    pub term: u8,
 }
 
 /// What the agent wrote.
@@ -117,12 +118,7 @@ impl fmt::Display for State {
             }
         }
         for operator in &self.operators {
-            let word = if operator.deposed {
-                "deposed"
-            } else {
-                "operator"
-            };
-            write!(f, " | {word} sees {:?}", operator.seen)?;
+            write!(f, " | operator {} sees {:?}", operator.term, operator.seen)?;
             for (node, old) in operator.old.iter().enumerate() {
                 write!(f, " doomed {:?}", operator.taking(node))?;
                 if let Some(View { spec, status }) = old {
@@ -141,10 +137,11 @@ impl fmt::Display for Spec {
             addresses,
             release,
             taking,
+            term,
         } = self;
         write!(
             f,
-            "g{generation} {addresses:?} release {release:?} taking {taking:?}"
+            "g{generation} t{term} {addresses:?} release {release:?} taking {taking:?}"
         )
     }
 }
@@ -181,6 +178,32 @@ impl State {
         self.requests.sort_unstable();
         for node in 0..self.specs.len() {
             self.renumber(node);
+        }
+        self.renumber_terms();
+    }
+
+    fn renumber_terms(&mut self) {
+        let mut all = BTreeSet::new();
+        all.extend(self.operators.iter().map(|operator| operator.term));
+        all.extend(self.specs.iter().map(|spec| spec.term));
+        for operator in &self.operators {
+            all.extend(operator.old.iter().flatten().map(|copy| copy.spec.term));
+        }
+        if (0..).zip(&all).all(|(n, term)| n == *term) {
+            return;
+        }
+        let renumber = |term: &mut u8| {
+            *term = u8::try_from(all.range(..*term).count()).unwrap_or(u8::MAX);
+        };
+        for operator in &mut self.operators {
+            let operator = Arc::make_mut(operator);
+            renumber(&mut operator.term);
+            for copy in operator.old.iter_mut().flatten() {
+                renumber(&mut copy.spec.term);
+            }
+        }
+        for spec in &mut self.specs {
+            renumber(&mut spec.term);
         }
     }
 

@@ -139,6 +139,21 @@ impl Writer {
         Ok(())
     }
 
+    /// Reads a NetResourceSet: for those who wrote into a version that is not the present one.
+    pub async fn read_nrs(&self, name: &str) -> Result<(), Error> {
+        let result = self.nrs.get_opt(name).await.map_err(Cause::from);
+        let present = result.map_err(|source| Error {
+            operation: "read-nrs",
+            subject: name.to_owned(),
+            source,
+        })?;
+        // One that was deleted: the watch tells.
+        if let Some(present) = present {
+            self.objects.nrs.put(Arc::new(present));
+        }
+        Ok(())
+    }
+
     /// Writes the whole list of conditions; refused where the object changed meanwhile, since the list has several writers.
     pub async fn write_nrs_conditions(
         &self,

@@ -11,6 +11,7 @@ use kube::{Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tombolo_api::{Eni, NetResourceSet, NetworkProfile};
+use tombolo_core::eni::Term;
 
 use crate::leaks;
 use crate::node::Worker;
@@ -42,6 +43,14 @@ pub async fn run(
         ready.store(known, Ordering::Relaxed);
         if known {
             if !begun {
+                let all = shared.objects.nrs.list();
+                let terms = all.iter().map(|nrs| Term(nrs.spec.term));
+                if !shared.leadership.begins_after(terms) {
+                    tracing::warn!("the objects are of a later leader: leading is taken up anew");
+                    // The one who waits for that drops us.
+                    drop(shutdown.wait_for(|stop| *stop).await);
+                    break;
+                }
                 claim(&shared);
                 begun = true;
             }

@@ -33,7 +33,7 @@ use cloud::Cloud;
 use config::{Args, Config};
 use events::{Events, Subject};
 use inventory::Inventory;
-use leader::{Candidate, Lost};
+use leader::{Candidate, Leadership, Lost};
 use metrics::{Metrics, ReasonLabels};
 use objects::Objects;
 use shared::Shared;
@@ -104,16 +104,18 @@ async fn lead(
     let mut candidate = Candidate::new(client.clone(), config.lease.clone());
     let mut stopped = shutdown.clone();
     loop {
-        tokio::select! {
-            () = candidate.acquire() => {}
+        let term = tokio::select! {
+            term = candidate.acquire() => term,
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
-        }
-        tracing::info!(identity = %config.lease.identity, "leading");
+        };
+        tracing::info!(identity = %config.lease.identity, term = term.0, "leading");
         metrics.leader.set(1);
-        let shared = share(config, &client, metrics);
+        let leadership = Arc::new(Leadership::new(term));
+        let shared = share(config, &client, metrics, Arc::clone(&leadership));
         let work = controller::run(shared, client.clone(), Arc::clone(ready), shutdown.clone());
         let lost = tokio::select! {
-            why = candidate.hold() => Some(why),
+            why = candidate.hold(term) => Some(why),
+            later = leadership.outdone() => Some(Lost::Outdone(later)),
             () = work => None,
         };
         metrics.leader.set(0);
@@ -121,7 +123,12 @@ async fn lead(
         match lost {
             // Everything was dropped with the future of the work.
             Some(Lost::Restored) => tell_restored(config, client.clone(), metrics),
-            Some(why) => tracing::warn!(?why, "the lease is lost"),
+            Some(why) => {
+                tracing::warn!(?why, "the lease is lost");
+                if let Lost::Outdone(later) = why {
+                    candidate.outdo(later);
+                }
+            }
             None => {
                 candidate.release().await;
                 anyhow::ensure!(*shutdown.borrow(), "a part of the operator ended");
@@ -148,13 +155,19 @@ fn tell_restored(config: &Config, client: Client, metrics: &Metrics) {
     );
 }
 
-fn share(config: &Config, client: &Client, metrics: &Arc<Metrics>) -> Arc<Shared> {
+fn share(
+    config: &Config,
+    client: &Client,
+    metrics: &Arc<Metrics>,
+    leadership: Arc<Leadership>,
+) -> Arc<Shared> {
     let wakers = Arc::new(Wakers::default());
     let cloud = Arc::new(Cloud::new(&config.cloud_calls, Arc::clone(metrics)));
     let objects = Arc::new(Objects::default());
     let (of_cloud, of_metrics) = (Arc::clone(&cloud), Arc::clone(metrics));
     Arc::new(Shared {
         config: config.clone(),
+        leadership,
         cloud,
         inventory: Arc::new(Inventory::new(
             of_cloud,

@@ -7,6 +7,7 @@ use crate::cloud::Cloud;
 use crate::config::Config;
 use crate::events::Events;
 use crate::inventory::Inventory;
+use crate::leader::Leadership;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::wakers::Wakers;
@@ -15,6 +16,7 @@ use crate::wakers::Wakers;
 #[derive(Debug)]
 pub struct Shared {
     pub config: Config,
+    pub leadership: Arc<Leadership>,
     pub cloud: Arc<Cloud>,
     pub inventory: Arc<Inventory>,
     pub objects: Arc<Objects>,

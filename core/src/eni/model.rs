@@ -106,6 +106,8 @@ pub struct Observation {
     pub answers: BTreeMap<IpAddr, Consent>,
     /// Addresses that some operator asked, or was about to ask, the cloud to take back, as the object says.
     pub taking: BTreeSet<IpAddr>,
+    /// Whether we wrote the object last ([`Term`](super::Term)): nobody adds to `taking` behind our back.
+    pub signed: bool,
     /// Subnets in the node's zone that the profile selects, and those of the NICs.
     pub subnets: Vec<ObservedSubnet>,
 }

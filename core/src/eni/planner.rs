@@ -221,12 +221,7 @@ impl Planner {
                 let (subnet, asked) = (subnet.clone(), u32::from(*initial4) + 1);
                 self.hold_subnet(now, subnet, asked);
             }
-            (
-                Reason::SubnetFull,
-                Action::AssignAddresses {
-                    family, count, ..
-                },
-            ) => {
+            (Reason::SubnetFull, Action::AssignAddresses { family, count, .. }) => {
                 let asked = u32::from(*count);
                 match (underwent.subnet.clone(), *family) {
                     (Some(subnet), Family::V4) => self.hold_subnet(now, subnet, asked),
@@ -290,6 +285,8 @@ impl Planner {
         }
         for (ip, since) in &mut self.doomed {
             *since = match *since {
+                // An earlier leader may be asking for it at this very moment.
+                _ if !observation.signed => None,
                 _ if present.contains(ip) || asked.contains(ip) => None,
                 None => Some(now),
                 known => known,

@@ -52,6 +52,10 @@ pub struct NetResourceSetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub taking: Vec<IpAddr>,
+    /// The leadership under which this was written: how often the operators' lease had been taken by then. An operator
+    /// that sees a greater one than its own leads no more.
+    #[serde(default)]
+    pub term: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -31,7 +31,17 @@ fn every_seeded_mistake_is_found() {
         (
             Bug::SpecWrittenBlindly,
             UNTAKEN,
-            "an operator loses its lease",
+            "two operators at once, a copy is old",
+        ),
+        (
+            Bug::TermNotWritten,
+            UNTAKEN,
+            "two operators at once, a copy is old",
+        ),
+        (
+            Bug::TermNotWritten,
+            AGREED,
+            "two operators at once, a copy is old",
         ),
         (Bug::TakingForgotten, UNTAKEN, "an operator ends"),
         (Bug::ConsentIgnored, AGREED, "two nodes and three addresses"),

@@ -10,7 +10,7 @@ use kube::api::DynamicObject;
 use serde_json::Value;
 use tombolo_api::{Eni, NetResourceSet, NetworkProfile, PodEndpoint, merge};
 use tombolo_cloud_sim::wire::{Instance, InstanceType, NicInfo, Subnet, Vpc};
-use tombolo_core::eni::{Input, Planner, PlannerConfig, ProviderId};
+use tombolo_core::eni::{Input, Planner, PlannerConfig, ProviderId, Term};
 use tombolo_core::types::{Millis, NicLimits};
 use tombolo_fuzz::Target;
 
@@ -148,13 +148,21 @@ fn node(
     let marked: BTreeSet<_> = nrs.spec.release.iter().copied().collect();
     let taking: BTreeSet<_> = nrs.spec.taking.iter().copied().collect();
     let no_ids = BTreeSet::new();
-    let wanted = spec::desired(&cloud, limits, &chosen, &marked, &taking, &no_ids);
+    let wanted = spec::desired(
+        &cloud,
+        limits,
+        &chosen,
+        &marked,
+        &taking,
+        &no_ids,
+        Term(nrs.spec.term),
+    );
     // The patch that is written turns what is there into what is wanted.
     let value = |spec| serde_json::to_value(spec).expect("JSON");
     let change = merge::diff(&value(&nrs.spec), &value(&wanted));
     assert_eq!(change.is_none(), nrs.spec == wanted);
 
-    let observation = view::observe(&cloud, limits, nrs, &objects.enis, &chosen);
+    let observation = view::observe(&cloud, limits, nrs, &objects.enis, &chosen, Term(1));
     let mut planner = Planner::new(&name, PlannerConfig::default());
     for now in [0, 1, u64::MAX - 1, u64::MAX] {
         let actions = planner.handle(Millis(now), Input::Observed(observation.clone()));

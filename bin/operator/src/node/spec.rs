@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use tombolo_api::{Limits, NetResourceSetSpec, NicEntry};
 use tombolo_cloud_sim::wire::NicStatus;
-use tombolo_core::eni::Ownership;
+use tombolo_core::eni::{Ownership, Term};
 use tombolo_core::types::NicLimits;
 
 use super::view::{CloudView, NodeNic};
 use crate::profile::Chosen;
 
 /// The spec. `release`: addresses marked; what is on no NIC any more is left out. `taking`: addresses that the cloud is
-/// asked to take; they stay, seen or not. `leaving`: NICs about to be detached.
+/// asked to take; they stay, seen or not. `leaving`: NICs about to be detached. `signed`: the last leader that wrote.
 pub fn desired(
     cloud: &CloudView,
     limits: NicLimits,
@@ -20,6 +20,7 @@ pub fn desired(
     release: &BTreeSet<IpAddr>,
     taking: &BTreeSet<IpAddr>,
     leaving: &BTreeSet<String>,
+    signed: Term,
 ) -> NetResourceSetSpec {
     let serves = |nic: &&NodeNic| {
         nic.ownership != Ownership::Foreign
@@ -48,6 +49,7 @@ pub fn desired(
         nics,
         release,
         taking: taking.iter().copied().collect(),
+        term: signed.0,
     }
 }
 
@@ -84,7 +86,15 @@ mod tests {
         let limits = cloud.limits.unwrap();
         let marked = BTreeSet::from([ip("10.0.0.21"), ip("10.9.9.9")]);
         let none = BTreeSet::new();
-        let spec = desired(&cloud, limits, &chosen(), &marked, &none, &BTreeSet::new());
+        let spec = desired(
+            &cloud,
+            limits,
+            &chosen(),
+            &marked,
+            &none,
+            &BTreeSet::new(),
+            Term(4),
+        );
         let nics: Vec<(&str, u16, usize)> = spec
             .nics
             .iter()
@@ -102,7 +112,15 @@ mod tests {
             "what is gone is not asked for"
         );
         let leaving = BTreeSet::from(["eni-1".to_owned()]);
-        let spec = desired(&cloud, limits, &chosen(), &marked, &marked, &leaving);
+        let spec = desired(
+            &cloud,
+            limits,
+            &chosen(),
+            &marked,
+            &marked,
+            &leaving,
+            Term(4),
+        );
         assert_eq!((spec.nics.len(), spec.release.len()), (1, 0));
         assert_eq!(spec.taking.len(), 2, "seen or not");
     }

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use tombolo_api::{Eni, IpFamilies, NetResourceSet, ReleaseAnswer, TAG_CLUSTER, TAG_ENI, TAG_NODE};
 use tombolo_cloud_sim::wire::{Instance, NicInfo, NicStatus, Subnet};
 use tombolo_core::eni::{
-    Consent, NicState, Observation, ObservedNic, ObservedSubnet, Ownership, answers_to,
+    Consent, NicState, Observation, ObservedNic, ObservedSubnet, Ownership, Term, answers_to,
 };
 use tombolo_core::ipam::Demand;
 use tombolo_core::types::{Families, Family, NicId, NicLimits};
@@ -185,13 +185,14 @@ pub const fn families(families: IpFamilies) -> Families {
     }
 }
 
-/// What the planner sees.
+/// What the planner sees. `own`: the term of the leadership that it plans for.
 pub fn observe(
     cloud: &CloudView,
     limits: NicLimits,
     nrs: &NetResourceSet,
     enis: &[Arc<Eni>],
     chosen: &Chosen,
+    own: Term,
 ) -> Observation {
     let mut nics: Vec<ObservedNic> = cloud
         .nics
@@ -284,6 +285,7 @@ pub fn observe(
             })
             .unwrap_or_default(),
         taking: nrs.spec.taking.iter().copied().collect(),
+        signed: own == Term(nrs.spec.term),
         subnets: subnets.collect(),
     }
 }

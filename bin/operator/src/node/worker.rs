@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use tokio::sync::{Notify, watch};
 use tombolo_api::{Eni, FINALIZER_NRS, LABEL_NODE, NetResourceSet};
 use tombolo_cloud_sim::wire::InstanceState;
-use tombolo_core::eni::{Action, Backoff, Call, Failure, Input, Planner, ProviderId};
+use tombolo_core::eni::{Action, Backoff, Call, Failure, Input, Planner, ProviderId, Term};
 use tombolo_core::types::{Millis, NicLimits, Reason};
 
 use super::execute::{self, Given, Target, execute};
@@ -233,7 +233,8 @@ impl Worker {
             return Ok(Next::At(None));
         };
         let (none, no_nics) = (BTreeSet::new(), BTreeSet::new());
-        let spec = spec::desired(&cloud, limits, &chosen, &none, &none, &no_nics);
+        let own = shared.leadership.term;
+        let spec = spec::desired(&cloud, limits, &chosen, &none, &none, &no_nics, own);
         let mut nrs = NetResourceSet::new(&self.node, spec);
         nrs.metadata.labels = Some(BTreeMap::from([(LABEL_NODE.to_owned(), self.node.clone())]));
         nrs.metadata.finalizers = Some(vec![FINALIZER_NRS.to_owned()]);
@@ -249,6 +250,10 @@ impl Worker {
         nrs: Arc<NetResourceSet>,
     ) -> Result<Next, execute::Error> {
         let shared = Arc::clone(&self.shared);
+        let (own, signed) = (shared.leadership.term, Term(nrs.spec.term));
+        if shared.leadership.is_over(signed) {
+            return Ok(Next::At(None));
+        }
         let instance = nrs.spec.instance_id.clone();
         if self.is_gone(&instance, node.is_none()) {
             return match reclaim(&shared, &self.node, &instance).await {
@@ -297,7 +302,7 @@ impl Worker {
             return Ok(Next::At(None));
         };
         let enis = shared.objects.enis_of(&self.node);
-        let observation = view::observe(&cloud, limits, &nrs, &enis, &chosen);
+        let observation = view::observe(&cloud, limits, &nrs, &enis, &chosen, own);
         let mut release = observation.marked.clone();
         let actions = self
             .planner
@@ -308,7 +313,12 @@ impl Worker {
         }
         let leaving: BTreeSet<String> = self.leaving.values().cloned().collect();
         let taking = self.planner.taking();
-        let wanted = spec::desired(&cloud, limits, &chosen, &release, &taking, &leaving);
+        let must_write = |action: &Action| own.must_write_before(action, signed);
+        let confirm = calls.iter().any(must_write);
+        let mut wanted =
+            spec::desired(&cloud, limits, &chosen, &release, &taking, &leaving, signed);
+        let writes = confirm || wanted != nrs.spec;
+        wanted.term = own.sign(signed, writes, !taking.is_empty()).0;
         let target = Target {
             node: self.node.clone(),
             instance,
@@ -317,20 +327,22 @@ impl Worker {
                 _ => chosen.security_groups.clone(),
             },
         };
-        let confirm = calls.iter().any(Action::must_be_known);
         let written = shared.writer.write_nrs_spec(&nrs, &wanted, confirm).await;
         for action in calls {
-            // A NIC leaves the spec before it leaves the node; an address that is taken is in the spec before.
-            if written.is_err() && action.must_be_known() {
+            // A NIC leaves the spec before it leaves the node; an address that is taken is in the spec before; and before
+            // any call of ours no earlier leader can write any more.
+            if written.is_err() && must_write(&action) {
                 self.put_off(&action);
             } else {
                 self.begin(&target, action);
             }
         }
         match written {
-            // Somebody else wrote meanwhile: that version wakes us, and is looked at then.
+            // Somebody else wrote meanwhile, in most cases the agent its status: that version is looked at, now. The watch
+            // would bring it later, and busy agents write often.
             Err(error) if error.is_conflict() => {
-                return Ok(Next::At(Some(clock::now() + LOOK_AGAIN)));
+                shared.writer.read_nrs(&self.node).await?;
+                return Ok(Next::At(Some(clock::now())));
             }
             other => other?,
         }

@@ -508,6 +508,9 @@ fn what_the_object_says_is_taken_is_never_the_nodes_again() {
     let actions = next.handle(world.now, Input::Observed(seen.clone()));
     let words: Vec<&str> = actions.iter().map(Action::word).collect();
     assert_eq!(words, ["assign-addresses", "unassign-addresses"]);
+    for call in actions.iter().filter_map(Action::call) {
+        next.handle(world.now, Input::Finished(call, Ok(())));
+    }
     // Gone, it is withheld for a while: a reading that is out of date may show it again.
     let mut gone = seen.clone();
     gone.nics[0].addresses.clear();

@@ -206,7 +206,11 @@ impl World {
             } else {
                 Consent::Ready
             };
-            self.answers.entry(ip).or_insert(answer);
+            let given = self.answers.entry(ip).or_insert(answer);
+            // `ready` binds; a refusal is thought over.
+            if *given == Consent::Refused {
+                *given = answer;
+            }
         }
         self.answers.retain(|ip, _| self.marked.contains(ip));
         while self.bound.len() < self.pods as usize {
@@ -286,6 +290,7 @@ impl World {
             marked: self.marked.clone(),
             answers: self.answers.clone(),
             taking: BTreeSet::new(),
+            signed: true,
             subnets: self.subnets.clone(),
         }
     }

@@ -67,7 +67,7 @@ pub fn nrs(cloud: &CloudView, status: serde_json::Value, release: &[&str]) -> Ne
     let limits = cloud.limits.unwrap();
     let release = release.iter().map(|text| samples::ip(text)).collect();
     let (none, no_ids) = (BTreeSet::new(), BTreeSet::new());
-    let spec = spec::desired(cloud, limits, &chosen(), &release, &none, &no_ids);
+    let spec = spec::desired(cloud, limits, &chosen(), &release, &none, &no_ids, Term(1));
     let mut nrs = NetResourceSet::new("n1", spec);
     nrs.metadata.generation = Some(7);
     nrs.status = serde_json::from_value(status).unwrap();
@@ -185,7 +185,15 @@ fn the_observation() {
         eni("n1-3-new", None),
         eni("n1-2-gone", Some("eni-9")),
     ];
-    let seen = observe(&cloud, cloud.limits.unwrap(), &nrs, &enis, &chosen());
+    let seen = observe(
+        &cloud,
+        cloud.limits.unwrap(),
+        &nrs,
+        &enis,
+        &chosen(),
+        Term(2),
+    );
+    assert!(!seen.signed, "another leader wrote it");
     assert_eq!(seen.families, Families::Dual);
     assert_eq!(
         seen.demand.unwrap()[&Family::V6],
@@ -230,7 +238,8 @@ fn an_answer_to_another_spec_is_no_answer_and_silence_is_no_demand() {
         let status =
             json!({"agent": {"observedGeneration": generation, "release": {"10.0.0.21": "ready"}}});
         let nrs = nrs(&cloud, status, &["10.0.0.21"]);
-        let seen = observe(&cloud, cloud.limits.unwrap(), &nrs, &[], &chosen());
+        let seen = observe(&cloud, cloud.limits.unwrap(), &nrs, &[], &chosen(), Term(1));
+        assert!(seen.signed);
         assert!(seen.answers.is_empty(), "generation {generation}");
         assert!(!seen.heard, "generation {generation}");
         assert_eq!(seen.demand, None);
