@@ -222,7 +222,8 @@ fn rules(family: Family, input: &NodeInput) -> Vec<Rule> {
 }
 
 /// Where pod addresses of this node lie: the subnets of its NICs. A pod whose NIC went away may lie in none of them; then
-/// the range of the VPC that holds it, so that the number of rules still does not follow the number of pods.
+/// the range of the VPC that holds it, so that the number of rules still does not follow the number of pods. A range of
+/// everything (translate nothing) tells pods from others no better than no range: then its address alone.
 fn pod_ranges(family: Family, input: &NodeInput) -> BTreeSet<IpNet> {
     let mut ranges: BTreeSet<IpNet> = input
         .nics
@@ -232,21 +233,20 @@ fn pod_ranges(family: Family, input: &NodeInput) -> BTreeSet<IpNet> {
             Family::V6 => nic.subnet6.map(|net| IpNet::V6(net.trunc())),
         })
         .collect();
-    for address in input
+    let addresses = input
         .endpoints
         .iter()
-        .flat_map(|endpoint| &endpoint.addresses)
-    {
+        .flat_map(|endpoint| &endpoint.addresses);
+    for address in addresses.filter(|address| family == Family::of(address.ip)) {
         if !ranges.iter().any(|range| range.contains(&address.ip)) {
             let holders = input
                 .vpc_cidrs
                 .iter()
-                .filter(|range| range.contains(&address.ip) && family == Family::of(address.ip));
-            ranges.extend(
-                holders
-                    .max_by_key(|range| range.prefix_len())
-                    .map(IpNet::trunc),
-            );
+                .filter(|range| range.contains(&address.ip) && range.prefix_len() > 0);
+            let range = holders
+                .max_by_key(|range| range.prefix_len())
+                .map_or_else(|| host_net(address.ip), IpNet::trunc);
+            ranges.insert(range);
         }
     }
     ranges

@@ -32,6 +32,14 @@ pub(super) fn node(families: impl Iterator<Item = Family>, nics: &[Nic]) -> Vec<
         }
         for nic in nics {
             let name = &nic.ifname;
+            if may_forward {
+                // Comes and goes with the node's; network managers switch it off on a NIC alone.
+                let path = match family {
+                    Family::V4 => format!("ipv4/conf/{name}/forwarding"),
+                    Family::V6 => format!("ipv6/conf/{name}/forwarding"),
+                };
+                all.push(set(path, "1"));
+            }
             match family {
                 // Reverse-path filtering asks the tables that the packet's mark selects.
                 Family::V4 => all.push(set(format!("ipv4/conf/{name}/src_valid_mark"), "1")),
@@ -66,7 +74,7 @@ pub(super) fn host_end(name: &HostIfName) -> Vec<Sysctl> {
 
 /// Whether a setting lets packets pass that did not pass before: such are written when everything that steers is in place.
 pub(super) fn admits(sysctl: &Sysctl) -> bool {
-    [FORWARD4, FORWARD6].contains(&sysctl.path.as_str())
+    sysctl.path == FORWARD4 || sysctl.path.ends_with("/forwarding")
 }
 
 fn set(path: impl Into<String>, value: &str) -> Sysctl {

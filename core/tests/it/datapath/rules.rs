@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use tombolo_core::datapath::conventions::{self, MARK_MAGIC, MARK_MAGIC_MASK, MARK_MASK, nic_mark};
-use tombolo_core::datapath::{NodeInput, NodeState, desired};
+use tombolo_core::datapath::{NodeInput, NodeState, Rule, Selector, desired};
 use tombolo_core::types::{Families, Family};
 
 use super::input::{PRIMARY, address4, address6, any_node, endpoint, nic, node};
@@ -190,6 +190,34 @@ fn pods_of_a_missing_nic_share_one_rule() {
     let state = desired::node(&node(Families::V4, vec![nic(0, 0)], orphans));
     assert_eq!(rules_of(&state, Family::V4), 4 + 3 + 1);
     assert!(state.nat.pods4.is_empty());
+}
+
+/// "Translate nothing" is a range that holds every address: a drop of everything would take what others forward.
+#[test]
+fn a_pod_outside_all_subnets_is_dropped_alone_where_nothing_is_translated() {
+    let strays = vec![endpoint(1, vec![address4(7, 1), address6(7, 1)])];
+    let mut input = node(Families::Dual, vec![nic(0, 0)], strays);
+    input.vpc_cidrs = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+    let state = desired::node(&input);
+    let kernel = Kernel::new(state.clone(), false).forwarding();
+    for (host_end, ip, _) in pod_addresses(&input) {
+        assert_eq!(
+            kernel.pod_sends(host_end, ip, outside(Family::of(ip))),
+            Verdict::Dropped
+        );
+    }
+    for (source, family) in [("172.17.0.2", Family::V4), ("fd99::2", Family::V6)] {
+        let others = Packet {
+            iif: "docker0".to_owned(),
+            source: source.parse().unwrap(),
+            destination: outside(family),
+            mark: 0,
+        };
+        assert_eq!(kernel.route(&others), Verdict::Out(PRIMARY));
+    }
+    let everything =
+        |rule: &Rule| matches!(&rule.selector, Selector::From(net) if net.prefix_len() == 0);
+    assert!(!state.rules.iter().any(everything));
 }
 
 #[test]
