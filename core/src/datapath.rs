@@ -13,6 +13,7 @@ pub mod desired;
 pub mod diff;
 mod model;
 mod sysctls;
+pub mod system_rules;
 
 pub use model::{
     Address, Endpoint, EndpointAddress, EndpointState, LinkState, NatState, Neighbour, NodeInput,

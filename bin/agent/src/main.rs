@@ -17,6 +17,7 @@ mod config;
 mod conflicts;
 mod detach;
 mod error;
+mod firewall;
 mod http;
 mod inotify;
 mod join;

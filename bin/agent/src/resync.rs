@@ -16,6 +16,7 @@ use std::time::Instant;
 use tokio::time::MissedTickBehavior;
 use tombolo_core::datapath::conventions::nic_alias;
 use tombolo_core::datapath::diff::{Op, plan as plan_ops};
+use tombolo_core::datapath::system_rules::{self, SystemRule};
 use tombolo_core::datapath::{Endpoint, NodeInput, NodeState, RouteKind, desired};
 use tombolo_core::ipam::{Input, NicSupply};
 use tombolo_core::types::{Nic, Reason};
@@ -26,6 +27,7 @@ use tracing::{debug, error, info, warn};
 use crate::conflicts;
 use crate::detach;
 use crate::error::Error;
+use crate::firewall;
 use crate::join::{Joined, join};
 use crate::journal::{Phase, Record};
 use crate::node::{Node, Orphan, Problem, Wired};
@@ -44,7 +46,12 @@ pub async fn run(node: Arc<Node>) {
     loop {
         tokio::select! {
             () = node.repair.notified() => {}
-            _ = clock.tick() => {}
+            _ = clock.tick() => {
+                if let Err(error) = scrub::sweep(&node).await {
+                    error!(error = error.chain(), reason = %error.reason(), "connections of addresses without pod");
+                    node.metrics.failed("sweep", error.reason());
+                }
+            }
         }
         if let Err(error) = pass(&node).await {
             error!(error = error.chain(), reason = %error.reason(), "comparison with the kernel");
@@ -83,6 +90,8 @@ struct Found {
     aliases: Vec<(u32, String)>,
     /// Rules that carry our mark and that no build of today writes.
     leftovers: Vec<Request>,
+    /// The kernel's own rules that somebody flushed.
+    system_rules: Vec<SystemRule>,
     /// Ready attachments whose link is gone.
     lost: Vec<Record>,
     /// Orphans whose link is gone.
@@ -91,7 +100,10 @@ struct Found {
 
 impl Found {
     const fn is_settled(&self) -> bool {
-        self.ops.is_empty() && self.aliases.is_empty() && self.leftovers.is_empty()
+        self.ops.is_empty()
+            && self.aliases.is_empty()
+            && self.leftovers.is_empty()
+            && self.system_rules.is_empty()
     }
 }
 
@@ -145,11 +157,9 @@ fn compare(
         .collect();
     let nics: BTreeSet<u32> = joined.nics.iter().map(|nic| nic.ifindex).collect();
     let observed = kernel.observe_node(&sysctls, &nics)?;
-    joined.problems.extend(conflicts::find(
-        &observed.foreign_rules,
-        &observed.foreign_routes,
-        &input.addresses,
-    ));
+    joined
+        .problems
+        .extend(conflicts::find(&mut desired, &observed, &input));
     let present = |ifindex: u32| observed.links.iter().any(|link| link.index == ifindex);
     let lost: Vec<Record> = records
         .iter()
@@ -166,7 +176,9 @@ fn compare(
         .filter(|ifindex| !present(*ifindex))
         .collect();
     let leftovers = observed.foreign_rules.iter().filter_map(rule::del_leftover);
+    let asked = rule::system_tables_asked(&observed.foreign_rules);
     Ok(Found {
+        system_rules: system_rules::missing(input.families.iter(), &asked),
         ops,
         aliases,
         leftovers: leftovers.collect(),
@@ -287,6 +299,16 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
                 });
             }
         }
+        // Last: what main takes must have been offered to all of ours before.
+        for missing in &found.system_rules {
+            if let Err(source) = kernel.route.request(rule::restore(missing)) {
+                failures.push(Error::Kernel {
+                    operation: "repair",
+                    key: "rule of the kernel".to_owned(),
+                    source,
+                });
+            }
+        }
         for leftover in &found.leftovers {
             info!(?leftover, "removed");
             let remove = || kernel.route.request(leftover.clone());
@@ -320,6 +342,10 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
         } else {
             info!(kind = kind(op), ?op, "changed");
         }
+    }
+    for rule in &found.system_rules {
+        node.metrics.repaired("system-rule");
+        warn!(?rule, "somebody flushed a rule of the kernel: it is back");
     }
     for error in failures {
         error!(error = error.chain(), reason = %error.reason(), "repair");
@@ -363,6 +389,13 @@ async fn finish(node: &Arc<Node>, plan: Arc<Plan>, found: Found) -> Result<(), E
             serving: false,
         });
     }
+    match firewall::find(node, &plan).await {
+        Ok(problems) => joined.problems.extend(problems),
+        Err(error) => {
+            error!(error = error.chain(), reason = %error.reason(), "firewalls of others");
+            node.metrics.failed("firewall", error.reason());
+        }
+    }
     let usable: BTreeSet<u16> = joined
         .nics
         .iter()
@@ -380,6 +413,7 @@ async fn finish(node: &Arc<Node>, plan: Arc<Plan>, found: Found) -> Result<(), E
     for problem in &wired.problems {
         if !node.wired.borrow().problems.contains(problem) {
             warn!(reason = %problem.reason, problem.message, problem.serving, "problem on this node");
+            node.metrics.failed("node", problem.reason);
         }
     }
     let supply = plan.nics.iter().map(|nic| NicSupply {

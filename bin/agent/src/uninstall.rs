@@ -2,6 +2,7 @@
 //! through failures and reports all of them.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -9,10 +10,13 @@ use tombolo_core::datapath::conventions::{DOOMED_LINK_GROUP, POD_LINK_GROUP};
 use tombolo_core::datapath::diff::plan;
 use tombolo_core::datapath::{NodeState, Sysctl};
 use tombolo_core::types::DelNote;
-use tombolo_netlink::{Error as NetlinkError, Kernel, link, nft, rule, sysctl};
+use tombolo_netlink::{Error as NetlinkError, Kernel, Observation, link, nft, rule, sysctl};
 
 use crate::error::chain;
 use crate::{originals, steps};
+
+/// Protocol number of the routes that the kernel makes itself.
+const KERNEL: u8 = 2;
 
 /// Everything, in the reverse order of its making.
 pub fn uninstall(run_dir: &Path) -> anyhow::Result<()> {
@@ -74,7 +78,9 @@ pub fn uninstall(run_dir: &Path) -> anyhow::Result<()> {
     note("remove nft tables", removed);
     for index in nics {
         let mut request = |request| steps::UNINSTALL_NIC.around(|| kernel.route.request(request));
-        note("set NIC down", request(link::set_up(index, false)));
+        if !used_by_others(&observed, index) {
+            note("set NIC down", request(link::set_up(index, false)));
+        }
         note("remove alias", request(link::set_alias(index, "")));
     }
     match originals::read(run_dir) {
@@ -103,6 +109,22 @@ pub fn uninstall(run_dir: &Path) -> anyhow::Result<()> {
         );
     }
     forget(run_dir)
+}
+
+/// Going down, a link would lose what others put on it.
+fn used_by_others(observed: &Observation, ifindex: u32) -> bool {
+    let has_address = |ip: IpAddr| match ip {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+    };
+    let addresses = &observed.foreign_addresses;
+    let routes = &observed.foreign_routes;
+    addresses
+        .iter()
+        .any(|address| address.ifindex == ifindex && has_address(address.ip.addr()))
+        || routes
+            .iter()
+            .any(|route| route.ifindex == Some(ifindex) && route.protocol != KERNEL)
 }
 
 /// Our files; the directory itself may be somebody's mount.

@@ -9,6 +9,7 @@ use tombolo_core::types::HostIfName;
 use tombolo_netlink::events::{Changed, Event, Events};
 use tracing::{debug, warn};
 
+use crate::firewall;
 use crate::node::Node;
 
 /// Longest wait for a notification; the thread looks around and waits again.
@@ -71,9 +72,20 @@ fn concerns_us(node: &Node, event: &Event) -> bool {
         Changed::Routes {
             table, protocol, ..
         } => *protocol == PROTOCOL || is_our_table(*table),
+        // Those of the kernel lie outside: when one goes, and when one of others comes before ours.
         Changed::Rules {
-            priority, protocol, ..
-        } => *protocol == PROTOCOL || (1..=PRIORITY_END).contains(priority),
+            priority,
+            protocol,
+            gone,
+            ..
+        } => *protocol == PROTOCOL || *gone || (1..=PRIORITY_END).contains(priority),
+        // What came on does no harm; links that come and go tell of theirs, too.
+        Changed::Forwarding { on: true, .. } => false,
+        Changed::Forwarding { ifindex, .. } => ifindex.is_none_or(is_nic),
+        Changed::Firewall { gone: false } => true,
+        Changed::Firewall { gone: true } => {
+            node.wired.borrow().problems.iter().any(firewall::is_one)
+        }
         // One that carries our mark and that we did not add is garbage.
         Changed::Neighbours {
             ifindex,

@@ -40,6 +40,17 @@ pub mod rtm {
     pub const NEWRULE: u16 = 32;
     pub const DELRULE: u16 = 33;
     pub const GETRULE: u16 = 34;
+    pub const NEWNETCONF: u16 = 80;
+}
+
+/// Settings of which the kernel tells (`linux/netconf.h`).
+pub mod netconf {
+    /// `struct netconfmsg`, aligned.
+    pub const HEADER: usize = 4;
+    pub const IFINDEX: u16 = 1;
+    pub const FORWARDING: u16 = 2;
+    /// Index that stands for all links.
+    pub const ALL: i32 = -1;
 }
 
 /// Links.
@@ -137,6 +148,8 @@ pub mod fra {
     pub const L3MDEV: u16 = 19;
     pub const PROTOCOL: u16 = 21;
 
+    /// Protocol number of what the kernel makes itself.
+    pub const PROTOCOL_KERNEL: u8 = 2;
     pub const TO_TABLE: u8 = 1;
     pub const GOTO_RULE: u8 = 2;
     pub const NOP: u8 = 3;
@@ -180,6 +193,8 @@ pub mod group {
     pub const IPV6_IFADDR: u32 = 9;
     pub const IPV6_ROUTE: u32 = 11;
     pub const IPV6_RULE: u32 = 19;
+    pub const IPV4_NETCONF: u32 = 24;
+    pub const IPV6_NETCONF: u32 = 25;
     /// Multicast group of nf_tables.
     pub const NFTABLES: u32 = 7;
 }

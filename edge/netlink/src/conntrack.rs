@@ -33,14 +33,42 @@ const PLACES: [u16; 4] = [1, 2, 3, 4];
 /// # Errors
 /// [`Error::Refused`], [`Error::System`].
 pub fn delete_addresses(socket: &mut Socket, ips: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, Error> {
-    let mut deleted = Vec::new();
+    let entries = find(socket, ips)?;
+    delete(socket, entries)
+}
+
+/// An entry that names an address, and what deletes this one entry: not one that takes its place.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The address.
+    pub ip: IpAddr,
+    deletion: Request,
+}
+
+/// The entries that name one of these addresses; the cost is that of [`delete_addresses`].
+///
+/// # Errors
+/// [`Error::Refused`], [`Error::System`].
+pub fn find(socket: &mut Socket, ips: &BTreeSet<IpAddr>) -> Result<Vec<Found>, Error> {
     if ips.is_empty() {
-        return Ok(deleted);
+        return Ok(Vec::new());
     }
     // Family 0: both.
     let request = Request::new("list connections", "all".to_owned(), GET, 0, &[0; HEADER]);
-    let entries = socket.dump(&request, |reply| deletion(reply, ips))?;
-    let (named, requests): (Vec<IpAddr>, Vec<Request>) = entries.into_iter().unzip();
+    socket.dump(&request, |reply| {
+        let (ip, deletion) = deletion(reply, ips)?;
+        Some(Found { ip, deletion })
+    })
+}
+
+/// Deletes these; returns of each that was still there which address it named.
+///
+/// # Errors
+/// [`Error::Refused`], [`Error::System`].
+pub fn delete(socket: &mut Socket, entries: Vec<Found>) -> Result<Vec<IpAddr>, Error> {
+    let mut deleted = Vec::new();
+    let entries = entries.into_iter().map(|found| (found.ip, found.deletion));
+    let (named, requests): (Vec<IpAddr>, Vec<Request>) = entries.unzip();
     for (ip, outcome) in named.into_iter().zip(socket.batch_each(requests)?) {
         match outcome {
             Ok(()) => deleted.push(ip),

@@ -9,8 +9,8 @@ use rustix::net::{Protocol, RecvFlags, sockopt};
 use tombolo_core::datapath::conventions::PROTOCOL;
 use tombolo_core::types::Family;
 
-use crate::abi::{group, nda, rtm};
-use crate::message::{Reply, u16_at, u32_at};
+use crate::abi::{group, nda, netconf, rtm};
+use crate::message::{Reply, family_of, u16_at, u32_at, u32_of};
 use crate::socket::{NETFILTER, ROUTE, open, receive, set_option};
 use crate::{Error, link, nft, route, rule};
 
@@ -19,7 +19,7 @@ const BUFFER: usize = 8 * 1024 * 1024;
 /// One read; the kernel never sends a larger datagram.
 const READ: usize = 64 * 1024;
 
-const ROUTE_GROUPS: [u32; 8] = [
+const ROUTE_GROUPS: [u32; 10] = [
     group::LINK,
     group::NEIGH,
     group::IPV4_IFADDR,
@@ -28,6 +28,8 @@ const ROUTE_GROUPS: [u32; 8] = [
     group::IPV6_IFADDR,
     group::IPV6_ROUTE,
     group::IPV6_RULE,
+    group::IPV4_NETCONF,
+    group::IPV6_NETCONF,
 ];
 
 /// What changed.
@@ -85,6 +87,20 @@ pub enum Changed {
     /// Something in one of our nf_tables tables changed.
     Nft {
         /// Whether something was removed.
+        gone: bool,
+    },
+    /// Forwarding was switched, on one link or on all. Of most other settings the kernel does not tell.
+    Forwarding {
+        /// Family.
+        family: Family,
+        /// Link index; `None`: all links.
+        ifindex: Option<u32>,
+        /// Whether it is on now.
+        on: bool,
+    },
+    /// Another's chain that sees forwarded packets was added or changed, or (`gone`) some chain of another went.
+    Firewall {
+        /// Whether it went.
         gone: bool,
     },
     /// The kernel dropped notifications: anything may have changed.
@@ -256,9 +272,25 @@ pub(crate) fn decode(reply: &Reply<'_>) -> Option<Changed> {
         rtm::NEWNEIGH if u16_at(reply.payload, 8)? & nda::PERMANENT != 0 => {
             neighbours(reply, false)?
         }
-        _ => Changed::Nft {
-            gone: nft::summary(reply)?,
+        rtm::NEWNETCONF => forwarding(reply)?,
+        _ => nft::summary(reply)?,
+    })
+}
+
+/// The kernel tells of all settings of a link at once when it appears.
+fn forwarding(reply: &Reply<'_>) -> Option<Changed> {
+    let attributes = reply.attributes(netconf::HEADER);
+    let number = |kind| attributes.value(kind).and_then(u32_of);
+    let ifindex = number(netconf::IFINDEX)?.cast_signed();
+    Some(Changed::Forwarding {
+        family: family_of(*reply.payload.first()?)?,
+        ifindex: match ifindex {
+            netconf::ALL => None,
+            // Below: what links to come get.
+            1.. => Some(ifindex.cast_unsigned()),
+            _ => return None,
         },
+        on: number(netconf::FORWARDING)? != 0,
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tombolo_core::datapath::conventions::{DOOMED_LINK_GROUP, POD_LINK_GROUP};
 use tombolo_core::datapath::diff::Op;
-use tombolo_core::datapath::{LinkState, NodeState, Sysctl};
+use tombolo_core::datapath::{Address, LinkState, NodeState, Sysctl};
 use tombolo_core::types::HostIfName;
 
 use crate::link::{Change, Link};
@@ -38,6 +38,8 @@ pub struct Observation {
     pub foreign_rules: Vec<ForeignRule>,
     /// Routes of others in any table but the kernel's local one.
     pub foreign_routes: Vec<ForeignRoute>,
+    /// Addresses of others. Where the kernel does not keep our mark, all of them.
+    pub foreign_addresses: BTreeSet<Address>,
 }
 
 impl Kernel {
@@ -87,6 +89,7 @@ impl Kernel {
                 Err(error) => return Err(error),
             }
         }
+        let (own, foreign): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|found| found.ours);
         let state = |link: &Link| {
             let group = is_host_end(link).then_some(link.group);
             (nics.contains(&link.index) || group.is_some()).then(|| {
@@ -106,11 +109,7 @@ impl Kernel {
                 rules: rules.ours,
                 routes: routes.ours,
                 neighbours: neigh::list_ours(&mut self.route)?,
-                addresses: addresses
-                    .into_iter()
-                    .filter(|found| found.ours)
-                    .map(|found| found.address)
-                    .collect(),
+                addresses: own.into_iter().map(|found| found.address).collect(),
                 links: links.iter().filter_map(state).collect(),
                 nat: nat.clone().unwrap_or_default(),
                 sysctls: found,
@@ -119,6 +118,7 @@ impl Kernel {
             links,
             foreign_rules: rules.foreign,
             foreign_routes: routes.foreign,
+            foreign_addresses: foreign.into_iter().map(|found| found.address).collect(),
         })
     }
 

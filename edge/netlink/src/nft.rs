@@ -11,6 +11,7 @@ mod abi;
 mod elements;
 mod expr;
 mod fixed;
+mod foreign;
 mod observe;
 
 use std::net::IpAddr;
@@ -19,8 +20,10 @@ use rustix::io::Errno;
 use tombolo_core::datapath::NatState;
 use tombolo_core::datapath::conventions::NFT_TABLE;
 
+pub use foreign::{ForwardDrop, forward_drops};
 pub use observe::observe;
 
+use crate::events::Changed;
 use crate::message::{Body, Reply, text};
 use crate::{Error, Request, Socket};
 
@@ -130,8 +133,8 @@ fn transaction(socket: &mut Socket, requests: &[Request]) -> Result<(), Error> {
     socket.transaction(&bound(abi::BATCH_BEGIN), requests, &bound(abi::BATCH_END))
 }
 
-/// Whether a notification is about one of our tables, and whether something was removed.
-pub(crate) fn summary(reply: &Reply<'_>) -> Option<bool> {
+/// What a notification says: about our tables everything, about others' what concerns forwarding.
+pub(crate) fn summary(reply: &Reply<'_>) -> Option<Changed> {
     let gone = match reply.kind {
         abi::NEW_TABLE | abi::NEW_CHAIN | abi::NEW_RULE | abi::NEW_SET | abi::NEW_ELEMENT => false,
         abi::DEL_TABLE | abi::DEL_CHAIN | abi::DEL_RULE | abi::DEL_SET | abi::DEL_ELEMENT => true,
@@ -142,7 +145,10 @@ pub(crate) fn summary(reply: &Reply<'_>) -> Option<bool> {
         .attributes(abi::HEADER)
         .value(abi::table::NAME)
         .and_then(text)?;
-    (table == NFT_TABLE).then_some(gone)
+    if table == NFT_TABLE {
+        return Some(Changed::Nft { gone });
+    }
+    foreign::concerns_forwarding(reply).then_some(Changed::Firewall { gone })
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub struct Routes {
     pub foreign: Vec<ForeignRoute>,
 }
 
-/// Adds a route, or replaces the one with the same table, destination and metric.
+/// Adds a route, or replaces the one with the same table, destination and metric, whoever's it is.
 #[must_use]
 pub fn add(route: &Route) -> Request {
     encode(
@@ -50,6 +50,13 @@ pub fn add(route: &Route) -> Request {
         rtm::NEWROUTE,
         nlm::CREATE | nlm::REPLACE,
     )
+}
+
+/// Adds a route where none has the same table, destination and metric; one that is there stays, without an error.
+#[must_use]
+pub fn add_new(route: &Route) -> Request {
+    let flags = nlm::CREATE | nlm::EXCL;
+    encode("add route", route, rtm::NEWROUTE, flags).tolerate(rustix::io::Errno::EXIST)
 }
 
 /// Delivers packets to this address locally: what the kernel adds for each address, for IPv6 with a delay.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use tombolo_core::datapath::conventions::PROTOCOL;
+use tombolo_core::datapath::system_rules::{SystemRule, is_system_table};
 use tombolo_core::datapath::{Rule, RuleAction, Selector};
 use tombolo_core::types::Family;
 
@@ -27,6 +28,8 @@ pub struct ForeignRule {
     pub table: u32,
     /// Kernel action (1 lookup, 2 goto, 3 nop, 6 blackhole, 7 unreachable, 8 prohibit).
     pub action: u8,
+    /// Whether it matches every packet and takes what it finds.
+    pub for_all: bool,
 }
 
 /// What a dump holds.
@@ -71,6 +74,38 @@ pub fn del_leftover(rule: &ForeignRule) -> Option<Request> {
         body.put_u32(fra::TABLE, rule.table);
     }
     Some(request.tolerate(rustix::io::Errno::NOENT))
+}
+
+/// Puts one of the kernel's own rules back, as the kernel's.
+#[must_use]
+pub fn restore(rule: &SystemRule) -> Request {
+    let SystemRule {
+        family,
+        priority,
+        table,
+    } = *rule;
+    let mut header = [0; fra::HEADER];
+    header[0] = family_number(family);
+    header[4] = u8::try_from(table).unwrap_or(0);
+    header[7] = fra::TO_TABLE;
+    let subject = format!("{family} priority {priority} of the kernel");
+    let flags = nlm::CREATE | nlm::EXCL;
+    let mut request = Request::new("restore rule", subject, rtm::NEWRULE, flags, &header);
+    request
+        .body
+        .put_u32(fra::PRIORITY, priority)
+        .put_u8(fra::PROTOCOL, fra::PROTOCOL_KERNEL)
+        .put_u32(fra::TABLE, table);
+    request.tolerate(rustix::io::Errno::EXIST)
+}
+
+/// The kernel's own tables that one of these rules asks for every packet.
+#[must_use]
+pub fn system_tables_asked(rules: &[ForeignRule]) -> BTreeSet<(Family, u32)> {
+    let asking = rules
+        .iter()
+        .filter(|rule| rule.for_all && rule.action == fra::TO_TABLE && is_system_table(rule.table));
+    asking.map(|rule| (rule.family, rule.table)).collect()
 }
 
 fn encode(operation: &'static str, rule: &Rule, kind: u16, flags: u16) -> Request {
@@ -185,6 +220,7 @@ pub(crate) fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
         (fra::NOP, None) => Some(RuleAction::Nop),
         _ => None,
     };
+    let for_all = plain && selector == Some(Selector::All);
     Some(match (selector, shape) {
         (Some(selector), Some(action)) if protocol == PROTOCOL && plain => Ok(Rule {
             family,
@@ -199,6 +235,7 @@ pub(crate) fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
             protocol,
             table,
             action,
+            for_all,
         }),
     })
 }

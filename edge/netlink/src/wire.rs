@@ -154,7 +154,8 @@ impl<'a> PodSide<'a> {
         points::ADD_SOURCES.around(|| nft::add_sources(&mut kernel.netfilter, &sources))?;
         let mut requests = end_up(link.host_ifindex);
         requests.extend(state.neighbours.iter().map(neigh::add));
-        requests.extend(state.routes.iter().map(route::add));
+        // One that is there may be another's; what is left of ours is found below.
+        requests.extend(state.routes.iter().map(route::add_new));
         points::ADD_HOST_END.around(|| kernel.route.batch(requests))?;
 
         if state.pod_families.contains(&Family::V6) {

@@ -19,6 +19,7 @@ mod agree;
 mod doom;
 mod kernel;
 mod tools;
+mod watch;
 
 pub use doom::{orders, points};
 pub use tools::{in_netns, ip, ip_json, wait_until};
@@ -176,7 +177,8 @@ impl Bed {
         std::fs::rename(temporary, path).unwrap();
     }
 
-    /// Starts the agent and waits until it serves. The comparison by the clock is an hour away.
+    /// Starts the agent and waits until it serves. The comparison by the clock is an hour away unless the arguments say
+    /// otherwise.
     pub fn start(&mut self, arguments: &[&str]) {
         let started = self.launch(arguments).recv_timeout(Duration::from_secs(20));
         assert!(started.is_ok(), "the agent does not serve:\n{}", self.log());
@@ -186,7 +188,10 @@ impl Bed {
     /// Starts the agent; it says when it serves.
     pub fn launch(&mut self, arguments: &[&str]) -> Receiver<()> {
         let mut command = self.command();
-        command.args(["run", "--resync-ms", "3600000", "--http", "127.0.0.1:9810"]);
+        command.args(["run", "--http", "127.0.0.1:9810"]);
+        if !arguments.contains(&"--resync-ms") {
+            command.args(["--resync-ms", "3600000"]);
+        }
         command
             .arg("--nrs-file")
             .arg(self.spec_file())

@@ -6,10 +6,13 @@
 mod bed;
 mod boot;
 mod failpoints;
+mod flushed;
 mod isolation;
 mod lifecycle;
+mod lookalikes;
 mod notes;
 mod plugin;
+mod ranges;
 mod recovery;
 mod recycling;
 mod repair;

@@ -297,3 +297,33 @@ async fn an_address_rests_only_when_nothing_names_it_any_more() {
     wait_until("it is there", || bed.address_state(FOUR) == "free");
     assert!(no_connections(&bed));
 }
+
+/// Planted for an address that nobody has, while the agent runs. Nobody can make such a connection with packets: those for
+/// the address are refused before anything is remembered, and nobody can send from it; only a program can put one in. To look
+/// for it inside ADD is a walk through the kernel's whole table, longer than all the rest of ADD, and the kernel has no
+/// question by address. So the clock sweeps; and what a living pod has is not touched.
+#[tokio::test]
+async fn connections_planted_for_a_free_address_are_swept_out_and_pods_keep_theirs() {
+    if !tools("connections_planted_for_a_free_address") {
+        return;
+    }
+    let mut bed = Bed::new(2);
+    bed.start(&["--resync-ms", "300"]);
+    let pod = bed.pod("a");
+    bed.add(&pod).await.unwrap();
+    // The first pod has .100: its own, beside garbage for .101 and connections of others.
+    plant_all_connections(&bed);
+    plant_connections(&bed, "10.77.0.101", "10.77.9.9", "10.77.9.2");
+    plant_connections(&bed, "fd77::101", "fd77:9::9", "fd77:9::2");
+    plant_connections(&bed, "10.77.8.8", "10.77.9.8", "10.77.9.3");
+    let garbage =
+        |bed: &Bed| connections(bed, "10.77.0.101").len() + connections(bed, "fd77::101").len();
+    assert_eq!(garbage(&bed), 4);
+    wait_until("swept out", || garbage(&bed) == 0);
+    assert_eq!(connections(&bed, FOUR).len(), 2, "the pod's own stay");
+    assert_eq!(connections(&bed, SIX).len(), 2, "the pod's own stay");
+    assert_eq!(connections(&bed, "10.77.8.8").len(), 2, "others' stay");
+    let next = bed.pod("b");
+    bed.add(&next).await.unwrap();
+    assert!(bed.fabric_reaches("10.77.0.101"));
+}

@@ -25,6 +25,7 @@ pub const DEL_ELEMENT: u16 = SUBSYS + 14;
 pub const HEADER: usize = 4;
 pub const INET: u8 = 1;
 pub const ARP: u8 = 3;
+pub const ANY: u8 = 0;
 pub const IPV4: u8 = 2;
 pub const IPV6: u8 = 10;
 
@@ -42,6 +43,8 @@ pub mod chain {
     pub const TYPE: u16 = 7;
     pub const HOOK_NUMBER: u16 = 1;
     pub const HOOK_PRIORITY: u16 = 2;
+    pub const FORWARD: u32 = 2;
+    pub const DROP: u32 = 0;
 }
 
 pub mod rule {

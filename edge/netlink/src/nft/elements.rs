@@ -9,7 +9,7 @@ use tombolo_core::datapath::conventions::{NFT_TABLE, POD_LINK_GROUP};
 
 use super::abi::{self, element};
 use super::expr::put_value;
-use super::fixed::{EGRESS4, NICS, OWN4, PODS4, PODS6, SNAT4, VPC4, header};
+use super::fixed::{EGRESS4, NICS, OUTS, OWN4, PODS4, PODS6, SNAT4, VPC4, WAYS, header};
 use crate::Request;
 use crate::abi::nlm;
 use crate::message::{Attributes, Reply, be32_of};
@@ -57,7 +57,7 @@ pub fn source(ifindex: u32, ip: IpAddr, mark: u32) -> (&'static str, Element) {
 
 /// All elements that a state stands for.
 pub fn encode(state: &NatState) -> Elements {
-    let mut all: Elements = [PODS4, PODS6, NICS, EGRESS4, SNAT4, OWN4, VPC4]
+    let mut all: Elements = [PODS4, PODS6, NICS, OUTS, WAYS, EGRESS4, SNAT4, OWN4, VPC4]
         .map(|set| (set, BTreeSet::new()))
         .into();
     let mut put = |set, element| {
@@ -76,6 +76,9 @@ pub fn encode(state: &NatState) -> Elements {
             NICS,
             Element::new(ifindex.to_ne_bytes().into(), Some(mark.to_ne_bytes())),
         );
+        put(OUTS, Element::new(ifindex.to_ne_bytes().into(), None));
+        let way = [mark.to_ne_bytes(), ifindex.to_ne_bytes()].concat();
+        put(WAYS, Element::new(way, None));
     }
     if let Some((ifindex, ip)) = state.snat4 {
         put(
@@ -307,7 +310,7 @@ mod tests {
     fn elements_that_contradict_each_other_are_no_state() {
         let full = encode(&state());
         // What follows from other elements is missing, or an interval is no CIDR.
-        for set in [OWN4, EGRESS4, SNAT4] {
+        for set in [OWN4, EGRESS4, SNAT4, OUTS, WAYS] {
             let mut broken = full.clone();
             broken.get_mut(set).unwrap().clear();
             assert_eq!(decode(&broken), None, "{set} emptied");

@@ -35,6 +35,8 @@ pub enum Expr {
     Cmp(Op, u32),
     /// Goes on only if the register compares so with one byte.
     CmpByte(Op, u8),
+    /// Goes on only if the key in the register is in the set.
+    In(&'static str),
     /// Goes on only if the key in the register is not in the set.
     NotIn(&'static str),
     /// Replaces the key in the register with what the map has for it; goes on only if it has.
@@ -96,7 +98,7 @@ impl Expr {
             Self::Ct(_) | Self::SetCtMark => "ct",
             Self::And(_) => "bitwise",
             Self::Cmp(..) | Self::CmpByte(..) => "cmp",
-            Self::NotIn(_) | Self::Map(_) => "lookup",
+            Self::In(_) | Self::NotIn(_) | Self::Map(_) => "lookup",
             Self::Snat4 => "nat",
             Self::Counter => "counter",
             Self::Accept | Self::Drop => "immediate",
@@ -153,6 +155,9 @@ impl Expr {
             Self::CmpByte(op, value) => {
                 data.put_be32(1, REG).put_be32(2, op as u32);
                 put_value(data, 3, &[value]);
+            }
+            Self::In(set) => {
+                data.put_be32(2, REG).put_str(1, set);
             }
             Self::NotIn(set) => {
                 data.put_be32(2, REG).put_str(1, set).put_be32(5, 1);

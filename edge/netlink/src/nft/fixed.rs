@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `inet guard` | prerouting -310, before connection tracking | a pod's packet gets its NIC's mark by (host end, source); any other source, and all neighbour and multicast-listener discovery, is dropped |
 //! | `inet classify` | prerouting -190, right after connection tracking | what a NIC delivers gets that NIC's mark, kept on the connection; replies of pods leave by it; pods' IPv4 to outside the VPC gets the primary's |
+//! | `inet fence` | forward 0 | a pod's packet that is about to leave by a NIC whose mark it does not have is dropped: whatever rules and routes say, or if none are left |
 //! | `inet translate` | postrouting 100 (srcnat) | pods' IPv4 that leaves by the primary NIC for outside the VPC gets its address |
 //! | `arp input` | input 0 | pods need no ARP: dropped |
 //!
@@ -69,6 +70,8 @@ impl Set {
 pub const PODS4: &str = "pods4";
 pub const PODS6: &str = "pods6";
 pub const NICS: &str = "nics";
+pub const OUTS: &str = "outs";
+pub const WAYS: &str = "ways";
 pub const EGRESS4: &str = "egress4";
 pub const SNAT4: &str = "snat4";
 pub const OWN4: &str = "own4";
@@ -76,10 +79,11 @@ pub const VPC4: &str = "vpc4";
 
 const MARK: Option<(u32, bool)> = Some((datatype::MARK, false));
 const IF_IP4: u32 = datatype::concat(datatype::IFINDEX, datatype::IPV4);
+const MARK_IF: u32 = datatype::concat(datatype::MARK, datatype::IFINDEX);
 const IF_IP6: u32 = datatype::concat(datatype::IFINDEX, datatype::IPV6);
 
 /// All sets, in `inet tombolo`.
-pub static SETS: [Set; 7] = [
+pub static SETS: [Set; 9] = [
     // (host end, pod's address) -> mark of its NIC.
     Set {
         name: PODS4,
@@ -105,6 +109,24 @@ pub static SETS: [Set; 7] = [
         data: MARK,
         interval: false,
         byte_order: 1,
+    },
+    // NICs.
+    Set {
+        name: OUTS,
+        key_type: datatype::IFINDEX,
+        key_len: 4,
+        data: None,
+        interval: false,
+        byte_order: 1,
+    },
+    // (mark, the NIC that has it).
+    Set {
+        name: WAYS,
+        key_type: MARK_IF,
+        key_len: 8,
+        data: None,
+        interval: false,
+        byte_order: 0,
     },
     // Group of pod links -> mark of the primary NIC; empty without translation.
     Set {
@@ -169,7 +191,7 @@ const DST4: Expr = Expr::Network {
 const DROP: [Expr; 2] = [Expr::Counter, Expr::Drop];
 
 /// All chains.
-pub static CHAINS: [Chain; 4] = [
+pub static CHAINS: [Chain; 5] = [
     Chain {
         family: abi::INET,
         name: "guard",
@@ -185,6 +207,14 @@ pub static CHAINS: [Chain; 4] = [
         hook: 0,
         priority: -190,
         rules: &CLASSIFY,
+    },
+    Chain {
+        family: abi::INET,
+        name: "fence",
+        kind: "filter",
+        hook: 2,
+        priority: 0,
+        rules: &FENCE,
     },
     Chain {
         family: abi::INET,
@@ -329,6 +359,22 @@ static CLASSIFY: [Rule; 3] = [
         ],
     },
 ];
+
+static FENCE: [Rule; 1] = [Rule {
+    comment: "by a NIC that is not the packet's",
+    exprs: &[
+        IS_POD_LINK[0],
+        IS_POD_LINK[1],
+        Expr::Meta(Meta::Oif, REG),
+        Expr::In(OUTS),
+        Expr::Meta(Meta::Mark, REG),
+        Expr::And(MARK_MASK),
+        Expr::Meta(Meta::Oif, REG_SECOND),
+        Expr::NotIn(WAYS),
+        DROP[0],
+        DROP[1],
+    ],
+}];
 
 static TRANSLATE: [Rule; 1] = [Rule {
     comment: "to outside the VPC with the primary address",

@@ -8,7 +8,7 @@ use tombolo_fuzz::Target;
 use tombolo_fuzz::arbitrary::{Result, Unstructured};
 
 use super::elements::{self, Elements};
-use super::{fixed, observe, summary};
+use super::{fixed, foreign, observe, summary};
 use crate::fuzz::read_back;
 use crate::message::Reply;
 
@@ -18,7 +18,8 @@ pub fn decode_all(reply: &Reply<'_>) {
     drop(observe::chain(reply));
     drop(observe::rule(reply));
     drop(observe::set(reply));
-    summary(reply);
+    drop(summary(reply));
+    drop(foreign::forward_drop(reply));
     let found: std::collections::BTreeSet<_> = elements::parse(reply).into_iter().collect();
     if found.is_empty() {
         return;

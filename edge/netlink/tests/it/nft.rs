@@ -40,6 +40,9 @@ fn what_is_installed_is_observed_and_the_tool_reads_it() {
             "map pods4 { type iface_index . ipv4_addr : mark elements = { 7 . 10.0.1.5 : 0x0b010000, 8 . 10.0.1.6 : 0x0b020000 } }",
             "map pods6 { type iface_index . ipv6_addr : mark elements = { 7 . fd00::5 : 0x0b010000 } }",
             "map nics { type iface_index : mark elements = { \"lo\" : 0x0b010000, 3 : 0x0b020000 } }",
+            "set outs { type iface_index elements = { \"lo\", 3 } }",
+            "set ways { type mark . iface_index elements = { 0x0b010000 . \"lo\", 0x0b020000 . 3 } }",
+            "type filter hook forward priority filter; policy accept; iifgroup 29805 oif @outs meta mark & 0x0fff0000 . oif != @ways counter packets 0 bytes 0 drop",
             "map egress4 { type devgroup : mark elements = { 29805 : 0x0b010000 } }",
             "map snat4 { type iface_index : ipv4_addr elements = { \"lo\" : 10.0.0.4 } }",
             "set own4 { type iface_index . ipv4_addr elements = { \"lo\" . 10.0.0.4 } }",
@@ -153,11 +156,14 @@ fn every_change_of_the_fixed_part_is_noticed() {
             tamper();
             assert_eq!(nft::observe(&mut socket).unwrap(), None, "{what}");
         }
-        // Elements are no part of it.
+        // Elements are no part of it, as long as they do not contradict each other.
         nft::install(&mut socket, &state()).unwrap();
-        run("nft", "delete element inet tombolo nics { 3 }");
+        run("nft", "delete element inet tombolo pods4 { 7 . 10.0.1.5 }");
         let observed = nft::observe(&mut socket).unwrap().unwrap();
-        assert_eq!(observed.nics, [(1, 0x0b01_0000)].into());
+        let left = (8, Ipv4Addr::new(10, 0, 1, 6));
+        assert_eq!(observed.pods4, [(left, 0x0b02_0000)].into());
+        run("nft", "delete element inet tombolo nics { 3 }");
+        assert_eq!(nft::observe(&mut socket).unwrap(), None);
     });
 }
 
