@@ -301,7 +301,8 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
         }
         // Last: what main takes must have been offered to all of ours before.
         for missing in &found.system_rules {
-            if let Err(source) = kernel.route.request(rule::restore(missing)) {
+            let restore = || kernel.route.request(rule::restore(missing));
+            if let Err(source) = steps::REPAIR_SYSTEM_RULE.around(restore) {
                 failures.push(Error::Kernel {
                     operation: "repair",
                     key: "rule of the kernel".to_owned(),

@@ -54,6 +54,8 @@ points! {
     REPAIR_RULE = "repair.rule";
     /// A rule of ours that no build of today writes.
     REPAIR_LEFTOVER = "repair.leftover-rule";
+    /// A rule of the kernel's own that somebody flushed.
+    REPAIR_SYSTEM_RULE = "repair.system-rule";
     REPAIR_NFT_TABLE = "repair.nft-table";
     REPAIR_NFT_ELEMENT = "repair.nft-element";
     REPAIR_ALIAS = "repair.alias";

@@ -15,6 +15,8 @@ tombolo_failpoint::points! {
     ADD_HOST_END = "add.host-end";
     /// A route of ours to the pod's address that leads elsewhere goes.
     ADD_STALE_ROUTE = "add.stale-route";
+    /// The pod's route, where one of those was in its place.
+    ADD_ROUTE_AGAIN = "add.route-again";
     /// The rule that asks the table of pods, where packets for the pod went elsewhere.
     ADD_LOOKUP_RULE = "add.lookup-rule";
     /// IPv6 settings in the pod.

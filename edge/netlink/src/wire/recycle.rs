@@ -22,7 +22,7 @@ pub fn verify(kernel: &mut Kernel, state: &EndpointState) -> Result<(), Error> {
             continue;
         }
         remove_stale(kernel, wanted)?;
-        kernel.route.request(route::add_new(wanted))?;
+        points::ADD_ROUTE_AGAIN.around(|| kernel.route.request(route::add_new(wanted)))?;
         restore_lookup(kernel, wanted)?;
         if let Err(way) = arrives(kernel, wanted)? {
             return Err(Error::Diverted {
