@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := test
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: setup build demo test torture fuzz bench lint clean
+.PHONY: setup build demo test torture fuzz model bench lint clean
 
 setup: ## what is missing from apt
 	@scripts/setup.sh
@@ -21,6 +21,9 @@ torture: build ## STEPS random steps from SEED on a lab; a failure is shortened 
 
 fuzz: setup ## every decoder of outside bytes, SECONDS=n each (60), guided by coverage; ONLY=name one; KEEP=1 keeps finds
 	@scripts/fuzz.sh $(or $(SECONDS),60) "$(ONLY)" "$(KEEP)"
+
+model: setup ## the address protocol in larger sizes: minutes, and up to 6 GiB; ONLY=words those with the words in their name
+	@ulimit -v 8000000; TOMBOLO_MODEL="$(or $(ONLY),large)" scripts/test.sh model
 
 bench: build ## ADD, DEL and the path beside their peers; BEFORE=dir beside an earlier build's; target/bench/bench.json
 	@cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir $(TARGET)/bench

@@ -18,10 +18,11 @@
 //! **Explored**: every order of steps of every part, within the faults that a size allows (`size.rs`). A watch may pass over
 //! versions and keeps its order, as the API server promises. A call is carried out at any time after it was made, and its
 //! answer arrives at any time after that; so calls and answers overtake each other, also those of an operator that is no
-//! more. What an operator writes meets the object as it is by then, however old the copy that it looked at.
+//! more. What an operator writes meets the object as it is by then, however old the copy that it looked at. An operator that
+//! lost its lease goes on in every way until it sees a later term.
 //!
 //! **Taken for granted**: the cloud does not give out an address while a call that takes it is on its way (`cloud.rs`);
-//! `taking_hold` is longer than a call lives and than any reading is trusted (`protocol.rs`); a journal's file is removed in
+//! `taking_hold` is longer than a call lives and than who leads trusts any reading (`protocol.rs`); a journal's file is removed in
 //! less time than an address rests (`agent.rs`).
 //!
 //! **Time** is coarse: all rests of a node end at once, and so do all waits of an operator. Numbers that only grow

@@ -271,6 +271,7 @@ pub const LARGE: &[Size] = &[
     },
     Size {
         name: "three operators at once",
+        addresses: 1,
         faults: Faults {
             takeovers: 2,
             ..NONE

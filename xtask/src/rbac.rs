@@ -73,10 +73,10 @@ const OPERATOR: Subject = Subject {
     name: "operator",
     cluster: &[
         Grant {
-            why: "one for each node: plan, adoption, removal",
+            why: "one for each node: plan, adoption, removal; one that somebody else wrote meanwhile is read at once",
             group: "tombolo.dev",
             resources: &["netresourcesets"],
-            verbs: &["create", "delete", "list", "patch", "watch"],
+            verbs: &["create", "delete", "get", "list", "patch", "watch"],
         },
         Grant {
             why: "one for each NIC; an attempt to make one that is there reads it",

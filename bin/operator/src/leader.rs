@@ -38,7 +38,7 @@ pub struct Candidate {
     seen: Option<(String, Instant)>,
     /// The newest version of the lease that was ever seen.
     newest: Newest,
-    /// A term that an object carries: the next must be above it.
+    /// The latest term that was ours or that an object carries: the next is above it.
     above: Term,
 }
 
@@ -110,6 +110,8 @@ pub enum Lost {
     Taken,
     /// It could not be renewed for so long that somebody else may lead.
     Unrenewed,
+    /// Somebody removed it.
+    Removed,
     /// The API server went back to an earlier state.
     Restored,
     /// An object carries this term, which is no earlier one.
@@ -171,7 +173,10 @@ impl Candidate {
     pub async fn acquire(&mut self) -> Term {
         loop {
             let pause = match self.attempt(None).await {
-                Ok(Tried::Ours(term)) => return term,
+                Ok(Tried::Ours(term)) => {
+                    self.outdo(term);
+                    return term;
+                }
                 Ok(Tried::Wait(wait)) => wait.min(self.config.renew),
                 // Nothing is remembered yet.
                 Ok(Tried::Restored) => continue,
@@ -196,7 +201,8 @@ impl Candidate {
             tokio::time::sleep(self.config.renew).await;
             let left = patience.saturating_sub(renewed.elapsed());
             match tokio::time::timeout(left, self.attempt(Some(term))).await {
-                Ok(Ok(Tried::Ours(_))) => renewed = Instant::now(),
+                Ok(Ok(Tried::Ours(now))) if now == term => renewed = Instant::now(),
+                Ok(Ok(Tried::Ours(_))) => return Lost::Removed,
                 Ok(Ok(Tried::Wait(_))) => return Lost::Taken,
                 Ok(Ok(Tried::Restored)) => return Lost::Restored,
                 Ok(Err(error)) => {
@@ -249,17 +255,8 @@ impl Candidate {
                 name: Some(name),
                 ..ObjectMeta::default()
             };
-            let nobody = LeaseSpec::default();
-            let term = match judge(
-                &nobody,
-                &self.config.identity,
-                held,
-                self.above,
-                Duration::ZERO,
-            ) {
-                Verdict::Take(term) => term,
-                Verdict::Wait(wait) => return Ok(Tried::Wait(wait)),
-            };
+            // It may have been removed while it was held: that leadership is over as well.
+            let term = Term(self.above.0.saturating_add(1));
             let lease = Lease {
                 metadata,
                 spec: Some(self.spec(None, term)),

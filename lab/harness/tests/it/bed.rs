@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// For "as often as it happens".
 pub const FOR_EVER: u32 = u32::MAX;
 
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/tombolo-operator";
+
 /// Two subnets in one zone: where one is full the other may do.
 const VPC: &str = "
 cidrs: [10.0.0.0/16, '2001:db8:1::/48']
@@ -169,8 +171,38 @@ impl Bed {
         let mut child = self.operator.take().expect("one runs");
         child.kill().unwrap();
         child.wait().unwrap();
-        let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/tombolo-operator";
-        self.api.delete(lease).await.unwrap();
+        self.api.delete(LEASE).await.unwrap();
+    }
+
+    /// SIGSTOP: the operator knows nothing from here on, and leads in its dreams. The lease is taken away as in
+    /// [`Self::kill_operator`].
+    pub async fn put_operator_to_sleep(&mut self) -> Sleeper {
+        let sleeper = Sleeper {
+            child: self.operator.take().expect("one runs"),
+            metrics: self.metrics,
+        };
+        sleeper.signal("-STOP");
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        self.metrics = free.local_addr().unwrap().port();
+        self.api.delete(LEASE).await.unwrap();
+        sleeper
+    }
+
+    /// SIGCONT; returns once it knows that it leads no more.
+    pub async fn wake(&self, sleeper: &Sleeper) {
+        sleeper.signal("-CONT");
+        self.eventually("the sleeper leads no more", async || {
+            let metrics = scrape(sleeper.metrics).await?;
+            metrics.contains("tombolo_operator_leader 0").then_some(())
+        })
+        .await;
+    }
+
+    /// How often the lease was taken.
+    pub async fn term(&self) -> i64 {
+        let lease = self.api.find(LEASE).await.unwrap().unwrap_or_default();
+        let transitions = lease.pointer("/spec/leaseTransitions");
+        transitions.and_then(Value::as_i64).unwrap_or_default()
     }
 
     /// A node joins; its agent wants nothing yet.
@@ -323,10 +355,7 @@ impl Bed {
     }
 
     async fn scrape(&self) -> Option<String> {
-        let address = ([127, 0, 0, 1], self.metrics).into();
-        tombolo_lab::http::get_text_in_netns("/proc/self/ns/net", address, "/metrics")
-            .await
-            .ok()
+        scrape(self.metrics).await
     }
 
     /// Cloud, Eni objects and NetResourceSets agree, each NIC of ours has one object and one place, and each address one node;
@@ -455,6 +484,34 @@ impl Drop for Bed {
             child.wait().ok();
         }
     }
+}
+
+/// An operator that was stopped. It ends with this value.
+pub struct Sleeper {
+    child: Child,
+    metrics: u16,
+}
+
+impl Sleeper {
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(status.success(), "kill {signal} {id}");
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+async fn scrape(port: u16) -> Option<String> {
+    let address = ([127, 0, 0, 1], port).into();
+    tombolo_lab::http::get_text_in_netns("/proc/self/ns/net", address, "/metrics")
+        .await
+        .ok()
 }
 
 pub fn spec_of(nrs: &Value) -> BTreeMap<String, BTreeSet<IpAddr>> {

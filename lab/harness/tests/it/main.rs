@@ -20,6 +20,7 @@ mod growth;
 mod half_done;
 mod headless;
 mod kills;
+mod leaders;
 mod lies;
 mod objects;
 mod planted;
