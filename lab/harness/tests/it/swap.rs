@@ -54,6 +54,7 @@ fn an_old_build_is_replaced_by_a_new_one_and_back() {
             wave(&lab, round, &staying)
                 .await
                 .with_context(|| format!("round {round}, {}", build.display()))?;
+            runs_from(&lab, build)?;
             // The checker knows what this build promises.
             if same || *build == new {
                 let violations = check::settle(&lab, Duration::from_secs(15)).await?;
@@ -102,6 +103,21 @@ fn replace(lab: &mut Lab, build: &Path, gently: bool) -> Result<()> {
     started?;
     lab.nodes[0].agent = Some(agent?);
     lab.save()
+}
+
+/// That they are what they are said to be.
+fn runs_from(lab: &Lab, build: &Path) -> Result<()> {
+    let build = build.canonicalize()?;
+    let operator = lab.services.iter().find(|p| p.name == "operator");
+    for process in operator.into_iter().chain(&lab.nodes[0].agent) {
+        let program = std::fs::read_link(format!("/proc/{}/exe", process.pid))?;
+        ensure!(
+            program.starts_with(&build),
+            "{} is {program:?}",
+            process.name
+        );
+    }
+    Ok(())
 }
 
 /// A pod for the next build, and the end of the one that the build before made.
