@@ -16,9 +16,10 @@ use tokio::sync::{Notify, RwLock, mpsc, watch};
 use tombolo_api::NetResourceSetSpec;
 use tombolo_core::datapath::EndpointAddress;
 use tombolo_core::types::{AttachmentKey, Nic, NicId, Reason};
+use tracing::error;
 
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::journal::{Journal, Notes, Phase, Record};
 use crate::kernels::Kernels;
 use crate::keys::Keys;
@@ -154,18 +155,41 @@ impl Node {
     }
 
     /// Takes a new specification: checks it, keeps it on disk, and asks for a comparison. A bad one changes nothing.
-    pub async fn accept(&self, generation: i64, spec: NetResourceSetSpec) -> Result<(), Error> {
-        let plan = Arc::new(Plan::new(generation, &spec, self.config.max_pods)?);
-        if self.plan.borrow().as_ref() == Some(&plan) {
-            return Ok(());
+    /// `uid`: of the object; empty for a file. Returns how many addresses are withheld because the object went back.
+    pub async fn accept(
+        &self,
+        uid: &str,
+        generation: i64,
+        spec: NetResourceSetSpec,
+    ) -> Result<usize, Error> {
+        let max_pods = self.config.max_pods;
+        let plan = Plan::new(generation, &spec, max_pods)?;
+        if self.plan.borrow().as_deref() == Some(&plan) {
+            return Ok(0);
         }
         let run_dir = self.config.run_dir.clone();
-        let cached = spec::Cached { generation, spec };
-        let keep = move || steps::SPEC_KEEP.around(|| spec::write_cache(&run_dir, &cached));
-        tokio::task::spawn_blocking(keep).await??;
-        self.plan.send_replace(Some(plan));
-        self.repair.notify_one();
-        Ok(())
+        let new = spec::Cached {
+            uid: uid.to_owned(),
+            generation,
+            doubted: false,
+            spec,
+        };
+        let kept = tokio::task::spawn_blocking(move || -> Result<_, Error> {
+            let before = spec::read_cache(&run_dir).unwrap_or_else(|error| {
+                error!(error = chain(&error), reason = %Reason::JournalError, "the kept specification cannot be used");
+                None
+            });
+            let (kept, withheld) = spec::believed(before, new);
+            let plan = Plan::new(generation, &kept.spec, max_pods)?;
+            steps::SPEC_KEEP.around(|| spec::write_cache(&run_dir, &kept))?;
+            Ok((Arc::new(plan), withheld))
+        });
+        let (plan, withheld) = kept.await??;
+        if self.plan.borrow().as_ref() != Some(&plan) {
+            self.plan.send_replace(Some(plan));
+            self.repair.notify_one();
+        }
+        Ok(withheld)
     }
 
     /// Asks for a comparison after a pause, where nothing will ask for it.

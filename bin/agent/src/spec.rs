@@ -235,7 +235,13 @@ fn check_distinct(nics: &[NicPlan]) -> Result<(), Invalid> {
 /// The last specification, on disk.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Cached {
+    /// Of the object; empty for a file.
+    #[serde(default)]
+    pub uid: String,
     pub generation: i64,
+    /// The object went back to this generation, and what is kept is what was believed of it.
+    #[serde(default)]
+    pub doubted: bool,
     pub spec: NetResourceSetSpec,
 }
 
@@ -258,8 +264,11 @@ pub fn read_cache(run_dir: &Path) -> Result<Option<Cached>, journal::Error> {
     journal::read_versioned(&path).map(Some)
 }
 
+mod doubt;
 #[cfg(test)]
 mod fuzz;
+
+pub use doubt::believed;
 
 #[cfg(test)]
 mod tests {

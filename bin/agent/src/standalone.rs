@@ -58,7 +58,7 @@ pub async fn read(node: &Arc<Node>, path: &Path) -> Result<(), FileError> {
         path: path.to_owned(),
         source: Box::new(source),
     };
-    node.accept(0, spec).await.map_err(refused)?;
+    node.accept("", 0, spec).await.map_err(refused)?;
     info!(path = %path.display(), "took the node's specification from a file");
     Ok(())
 }

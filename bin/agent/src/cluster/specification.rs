@@ -30,7 +30,8 @@ pub async fn run(cluster: Arc<Cluster>, client: Client) {
                 if let Some((reason, message)) = &problem
                     && told != problem
                 {
-                    error!(%reason, message, "the NetResourceSet changes nothing");
+                    error!(%reason, message, "the NetResourceSet is not taken as it is");
+                    cluster.node.metrics.failed("specification", *reason);
                     cluster.events.warn(*reason, message);
                 }
                 told = problem;
@@ -49,6 +50,7 @@ pub async fn run(cluster: Arc<Cluster>, client: Client) {
 
 async fn take(cluster: &Cluster, object: DynamicObject) -> Result<(), (Reason, String)> {
     let generation = object.metadata.generation.unwrap_or_default();
+    let uid = object.metadata.uid.clone().unwrap_or_default();
     let undecodable = |error: serde_json::Error| {
         (
             Reason::UndecodableObject,
@@ -60,11 +62,18 @@ async fn take(cluster: &Cluster, object: DynamicObject) -> Result<(), (Reason, S
     let shortage = shortage(&value);
     cluster.object.send_replace(Some(Arc::new(value)));
     cluster.node.shortage.send_replace(shortage);
-    cluster
-        .node
-        .accept(generation, spec)
-        .await
-        .map_err(|error| (error.reason(), error.chain()))
+    let accepted = cluster.node.accept(&uid, generation, spec).await;
+    match accepted.map_err(|error| (error.reason(), error.chain()))? {
+        0 => Ok(()),
+        withheld => Err((
+            Reason::ApiRestored,
+            format!(
+                "NetResourceSet {} went back to generation {generation}: {withheld} addresses are withheld until it is \
+                 written again",
+                cluster.node_name
+            ),
+        )),
+    }
 }
 
 /// A part of the object; absent is like empty.
