@@ -10,7 +10,7 @@ use tombolo_netlink::{Error as NetlinkError, Kernel};
 use crate::error::Error;
 
 /// How many run at once.
-const WIDTH: usize = 4;
+pub const WIDTH: usize = 4;
 
 #[derive(Debug)]
 pub struct Kernels {

@@ -24,6 +24,7 @@ mod join;
 mod journal;
 mod kernels;
 mod keys;
+mod lost;
 mod metrics;
 mod node;
 mod notes;
@@ -48,6 +49,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use config::{Cli, Command, Config, LogFormat, RunArgs};
 use tracing_subscriber::EnvFilter;
+
+/// Threads for files besides those for the kernel. Each costs memory for good, and one waits for none of the others.
+const FILES: usize = 4;
 
 fn main() -> ExitCode {
     let arguments = std::env::args_os().skip(1);
@@ -85,6 +89,7 @@ fn run(args: &RunArgs) -> anyhow::Result<()> {
         LogFormat::Json => log.json().init(),
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(kernels::WIDTH + FILES)
         .enable_all()
         .build()?;
     let result = runtime.block_on(run::run(config));

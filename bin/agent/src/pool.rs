@@ -209,7 +209,7 @@ impl Actor {
             Action::Assign(key, addresses) => self.answer(key, Ok(addresses.clone())),
             Action::Refuse(key, reason) => self.answer(key, Err(*reason)),
             Action::Lost(key, ip) => {
-                warn!(%key, %ip, "a pod holds an address that the cloud no longer lists")
+                warn!(%key, %ip, reason = %Reason::ForeignConflict, "a pod holds an address that the cloud no longer lists")
             }
             Action::Consent(ip, agreed) => info!(%ip, agreed, "answer to a mark for release"),
             Action::Wait(key) => info!(%key, "waits for an address"),

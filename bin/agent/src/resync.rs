@@ -30,6 +30,7 @@ use crate::error::Error;
 use crate::firewall;
 use crate::join::{Joined, join};
 use crate::journal::{Phase, Record};
+use crate::lost;
 use crate::node::{Node, Orphan, Problem, Wired};
 use crate::originals;
 use crate::pod_mtu;
@@ -397,6 +398,9 @@ async fn finish(node: &Arc<Node>, plan: Arc<Plan>, found: Found) -> Result<(), E
             node.metrics.failed("firewall", error.reason());
         }
     }
+    joined
+        .problems
+        .extend(lost::problem(&node.all_records(), &plan));
     let usable: BTreeSet<u16> = joined
         .nics
         .iter()
