@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := test
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: setup build demo test torture fuzz model bench lint clean
+.PHONY: setup build demo test torture soak fuzz model bench lint clean
 
 setup: ## what is missing from apt
 	@scripts/setup.sh
@@ -18,6 +18,9 @@ test: ## everything that must hold before a change goes in
 
 torture: build ## STEPS random steps from SEED on a lab; a failure is shortened and kept in torture.json
 	@$(TARGET)/release/tombolo-lab torture --steps $(or $(STEPS),300) $(if $(SEED),--seed $(SEED)) --shrink 20
+
+soak: build ## PAIRS=n ADDs and DELs (20,000) on one node, and a table of what might have grown
+	@$(TARGET)/release/tombolo-lab soak --pairs $(or $(PAIRS),20000)
 
 fuzz: setup ## every decoder of outside bytes, SECONDS=n each (60), guided by coverage; ONLY=name one; KEEP=1 keeps finds
 	@scripts/fuzz.sh $(or $(SECONDS),60) "$(ONLY)" "$(KEEP)"

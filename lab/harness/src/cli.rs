@@ -11,7 +11,7 @@ use crate::kubeapi::{Api, text};
 use crate::node::in_netns;
 use crate::state::Lab;
 use crate::topology::Topology;
-use crate::{check, demo, node, pods, probe, torture, up};
+use crate::{check, demo, node, pods, probe, soak, torture, up};
 
 /// A VPC, a Kubernetes API and nodes on one machine.
 #[derive(Debug, Parser)]
@@ -107,6 +107,8 @@ enum Command {
     },
     /// Random steps, good and bad, on a lab of their own; the invariant must hold whenever it is left in peace.
     Torture(torture::Args),
+    /// Thousands of ADDs and DELs on one node; nothing may grow.
+    Soak(soak::Args),
     /// The simulated VPC by itself.
     Vpc(tombolo_lab_vpc::Args),
     /// The small API server by itself.
@@ -117,6 +119,13 @@ enum Command {
     Probe {
         #[command(subcommand)]
         command: probe::Args,
+    },
+    /// Adds and deletes the soak's pods (inside a node).
+    #[command(hide = true)]
+    SoakWorker {
+        /// Pods at a time.
+        #[arg(long)]
+        lanes: usize,
     },
     /// Keeps a node's namespaces (inside them).
     #[command(hide = true)]
@@ -129,9 +138,10 @@ enum Command {
 /// Runs one command.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        // These two must stay without threads of a runtime.
+        // These must stay without threads of a runtime.
         Command::NodeHolder { hostname } => node::hold(&hostname),
         Command::Probe { command } => probe::run(command),
+        Command::SoakWorker { lanes } => soak::worker::run(lanes),
         other => {
             tracing_subscriber::fmt()
                 .with_writer(std::io::stderr)
@@ -203,10 +213,13 @@ async fn run_async(command: Command) -> Result<()> {
         Command::Down { name } => up::down(&Lab::load(&name)?),
         Command::Demo { keep } => demo::run(keep).await,
         Command::Torture(args) => torture::command(args).await,
+        Command::Soak(args) => soak::command(args).await,
         Command::Vpc(args) => tombolo_lab_vpc::run(args).await,
         Command::Apiserver(args) => tombolo_lab_apiserver::run(args).await,
         Command::Kubelet(args) => tombolo_lab_runner::run_kubelet(args).await,
-        Command::Probe { .. } | Command::NodeHolder { .. } => bail!("handled without a runtime"),
+        Command::Probe { .. } | Command::SoakWorker { .. } | Command::NodeHolder { .. } => {
+            bail!("handled without a runtime")
+        }
     }
 }
 

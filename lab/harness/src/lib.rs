@@ -8,7 +8,7 @@
 //! | [`pods`], [`probe`], [`matrix`] | pods, connections between them, who reaches whom |
 //! | [`check`] | the invariant checker |
 //! | [`demo`] | `make demo` |
-//! | [`torture`] | `make torture` |
+//! | [`torture`], [`soak`] | `make torture`, `make soak` |
 
 pub mod check;
 pub mod cli;
@@ -21,6 +21,7 @@ pub mod pods;
 pub mod probe;
 pub mod process;
 pub mod residue;
+pub mod soak;
 pub mod spoof;
 pub mod state;
 pub mod topology;
