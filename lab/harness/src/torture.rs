@@ -8,7 +8,9 @@
 //!                                     └─▶ scenario file ──▶ shrink (runs of ever fewer steps) ──▶ shorter scenario file
 //! ```
 
+pub mod cloud;
 pub mod generate;
+pub mod nodes;
 pub mod run;
 pub mod shrink;
 pub mod step;
@@ -62,7 +64,22 @@ pub fn topology(name: &str) -> Topology {
     topology.profile.pool.warm_min = 1;
     topology.profile.pool.warm_max = 3;
     topology
+        .operator_args
+        .extend(SHORT_WAITS.map(str::to_owned));
+    topology
 }
+
+/// The operator's waiting times for what a lab without faults does not meet: less than the time of a rest.
+const SHORT_WAITS: [&str; 8] = [
+    "--cloud-timeout=3s",
+    "--resync=5s",
+    "--confirm-after=1s",
+    "--stale-grace=5s",
+    "--leak-age=5s",
+    "--attach-timeout=2s",
+    "--lease-duration=5s",
+    "--lease-renew=1s",
+];
 
 /// `tombolo-lab torture`.
 pub async fn command(args: Args) -> Result<()> {

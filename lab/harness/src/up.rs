@@ -472,7 +472,7 @@ pub fn down(lab: &Lab) -> Result<()> {
 }
 
 /// Kills what still runs in a node's mount namespace: its pods.
-fn kill_namespace(node: &Node) -> Result<()> {
+pub fn kill_namespace(node: &Node) -> Result<()> {
     if !node.holder.alive() {
         return Ok(());
     }

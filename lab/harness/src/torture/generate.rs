@@ -2,8 +2,9 @@
 
 use fastrand::Rng;
 use tombolo_lab_vpc::knobs::Knob;
+use tombolo_lab_vpc::knobs::faults::{Corruption, Fault};
 
-use super::step::{Flushed, Step};
+use super::step::{Flushed, Meddling, Step};
 
 /// A rest follows so many steps.
 const REST_EVERY: usize = 25;
@@ -19,6 +20,14 @@ const CHANGES: [&str; 6] = [
 const READS: [&str; 2] = ["DescribeNics", "DescribeInstances"];
 /// EC2's words for what passes.
 const CODES: [&str; 3] = ["RequestLimitExceeded", "InternalError", "Unavailable"];
+const SPOILT: [Corruption; 6] = [
+    Corruption::Cut,
+    Corruption::Truncate,
+    Corruption::Empty,
+    Corruption::Garbage,
+    Corruption::Shape,
+    Corruption::Page,
+];
 
 /// So many steps for a lab with so many nodes; a rest at the end.
 #[must_use]
@@ -39,59 +48,122 @@ pub fn generate(seed: u64, steps: usize, nodes: usize) -> Vec<Step> {
 
 fn step(rng: &mut Rng, nodes: usize) -> Step {
     let node = rng.usize(..nodes);
-    match rng.u32(..100) {
-        0..32 => Step::AddPod { node },
-        32..56 => Step::DeletePod {
+    match rng.u32(..200) {
+        0..62 => Step::AddPod { node },
+        62..108 => Step::DeletePod {
             nth: rng.usize(..64),
         },
-        56..64 => Step::Pass {
+        108..122 => Step::Pass {
             ms: rng.u64(1..2000),
         },
-        64..71 => Step::KillAgent { node },
-        71..74 => Step::RestartAgent { node },
-        74..77 => Step::FreezeAgent { node },
-        77..82 => Step::KillOperator,
-        82..90 => Step::Flush {
+        122..132 => Step::KillAgent { node },
+        132..136 => Step::RestartAgent { node },
+        136..141 => Step::FreezeAgent { node },
+        141..147 => Step::StopAgent { node },
+        147..149 => Step::LoseJournal { node },
+        149..151 => Step::Reboot { node },
+        151..154 => Step::BackupApi,
+        154..156 => Step::RestoreApi,
+        156..164 => Step::KillOperator,
+        164..177 => Step::Flush {
             node,
-            what: pick(rng, &Flushed::ALL),
+            what: pick(rng, &Flushed::RANDOM),
+        },
+        177..183 => Step::Meddle {
+            what: pick(rng, &Meddling::ALL),
+            nth: rng.usize(..64),
+            to: rng.usize(..64),
+        },
+        183..185 => Step::HideNic {
+            nth: rng.usize(..64),
+            replies: rng.u32(1..4),
         },
         _ => Step::Cloud { knob: knob(rng) },
     }
 }
 
+/// A knob; none that lasts beyond the rest.
 fn knob(rng: &mut Rng) -> Knob {
-    let change = pick(rng, &CHANGES).to_owned();
-    let count = rng.u32(1..4);
-    match rng.u32(..6) {
-        0 => Knob::LoseReply {
-            verb: change,
-            skip: 0,
-            count,
-        },
-        1 => Knob::LoseRequest {
-            verb: change,
-            skip: 0,
-            count,
-        },
-        2 => Knob::Fail {
-            verb: change,
-            code: pick(rng, &CODES).to_owned(),
-            skip: 0,
-            count,
-        },
-        3 => Knob::LoseReply {
-            verb: pick(rng, &READS).to_owned(),
-            skip: 0,
-            count,
-        },
-        4 => Knob::Delay {
-            verb: change,
+    let call = Call {
+        verb: pick(rng, &CHANGES).to_owned(),
+        count: rng.u32(1..4),
+        skip: rng.u32(..2),
+    };
+    let read = Call {
+        verb: pick(rng, &READS).to_owned(),
+        ..call.clone()
+    };
+    match rng.u32(..16) {
+        0 => call.fault(Fault::LoseReply),
+        1 => call.fault(Fault::LoseRequest),
+        2 => call.fault(Fault::Fail(pick(rng, &CODES).to_owned())),
+        3 => read.fault(Fault::LoseReply),
+        4 => call.fault(Fault::HoldReply),
+        5 => call.fault(Fault::RepeatReply),
+        6 => call.fault(Fault::RepeatRequest),
+        7 => call.fault(Fault::CorruptReply(pick(rng, &SPOILT))),
+        8 => read.fault(Fault::CorruptReply(pick(rng, &SPOILT))),
+        9 => Knob::Delay {
+            verb: call.verb,
             ms: rng.u64(50..1500),
         },
-        _ => Knob::Throttle {
+        10 => Knob::Throttle {
             rate: f64::from(rng.u32(2..8)),
             burst: rng.u32(1..5),
         },
+        11 => Knob::ThrottleVerb {
+            verb: call.verb,
+            rate: 1.0,
+            burst: 1,
+        },
+        12 if rng.bool() => Knob::FailAttach { count: 1 },
+        12 => Knob::StickAttach { count: 1 },
+        13 => Knob::HalfAssign { count: call.count },
+        14 => Knob::Stale {
+            verb: read.verb,
+            ms: rng.u64(500..20_000),
+        },
+        _ if rng.bool() => Knob::OmitNics {
+            one_in: rng.u32(1..4),
+            replies: rng.u32(1..4),
+        },
+        _ => Knob::OmitAddresses {
+            one_in: rng.u32(1..4),
+            replies: rng.u32(1..4),
+        },
+    }
+}
+
+/// Which calls meet a fault.
+#[derive(Clone, Debug)]
+struct Call {
+    verb: String,
+    count: u32,
+    skip: u32,
+}
+
+impl Call {
+    fn fault(self, fault: Fault) -> Knob {
+        let Self { verb, count, skip } = self;
+        match fault {
+            Fault::LoseReply => Knob::LoseReply { verb, count, skip },
+            Fault::LoseRequest => Knob::LoseRequest { verb, count, skip },
+            Fault::HoldReply => Knob::HoldReply { verb, count, skip },
+            Fault::RepeatReply => Knob::RepeatReply { verb, count, skip },
+            Fault::RepeatRequest => Knob::RepeatRequest { verb, count, skip },
+            Fault::CorruptReply(how) => Knob::CorruptReply {
+                verb,
+                how,
+                count,
+                skip,
+            },
+            Fault::Fail(code) => Knob::Fail {
+                verb,
+                code,
+                count,
+                skip,
+            },
+        }
     }
 }
 
@@ -125,7 +197,9 @@ mod tests {
                 format!("{} {:?}", value["step"], detail)
             })
             .collect();
-        // Five more flush, five turn a knob; the frozen operator is for scenario files.
-        assert_eq!(kinds.len(), 8 + 5 + 5, "{kinds:#?}");
+        // The frozen operator and two kinds of flushing are for scenario files.
+        let (others, knobs) = (14, 15);
+        let wanted = others + Flushed::RANDOM.len() + Meddling::ALL.len() + knobs;
+        assert_eq!(kinds.len(), wanted, "{kinds:#?}");
     }
 }

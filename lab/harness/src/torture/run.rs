@@ -1,7 +1,6 @@
 //! Takes steps on a lab, and judges it at every rest.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,18 +8,15 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tombolo_lab_vpc::knobs::Knob;
 
-use super::step::{Flushed, Step};
+use super::step::Step;
+use super::{cloud, nodes};
 use crate::check;
 use crate::http::post_unix;
 use crate::kubeapi::{Api, text};
-use crate::node::{in_netns, output};
 use crate::pods;
 use crate::process::Process;
 use crate::state::{Lab, Node};
 use crate::up;
-
-/// Our protocol number on rules and routes, as `ip` takes it.
-const OURS: &str = "116";
 
 /// A lab that is being tortured.
 #[derive(Debug)]
@@ -32,6 +28,8 @@ pub struct Runner {
     pods: Vec<(String, usize)>,
     made: usize,
     nodes: Vec<Load>,
+    /// The pods that the API server's backup has; `None`: there is no backup.
+    backup: Option<Vec<(String, usize)>>,
 }
 
 /// What explains a node's NICs.
@@ -41,6 +39,18 @@ struct Load {
     peak: usize,
     /// Pods deleted since the rest before the last: their addresses may be cooling, or not yet have begun to.
     ended: [usize; 2],
+}
+
+impl Load {
+    fn add_pod(&mut self) {
+        self.pods += 1;
+        self.peak = self.peak.max(self.pods);
+    }
+
+    fn end_pod(&mut self) {
+        self.pods -= 1;
+        self.ended[0] += 1;
+    }
 }
 
 impl Runner {
@@ -53,6 +63,7 @@ impl Runner {
             rest,
             pods: Vec::new(),
             made: 0,
+            backup: None,
         })
     }
 
@@ -76,10 +87,23 @@ impl Runner {
                 self.replace_agent(*node, |agent| agent.end(Duration::from_secs(10)))
             }
             Step::FreezeAgent { node } => self.agent(*node)?.signal(Signal::STOP),
+            Step::StopAgent { node } => nodes::stop_agent(&self.lab, node % self.nodes.len()),
+            Step::LoseJournal { node } => self.lose_journal(node % self.nodes.len()).await,
+            Step::Reboot { node } => nodes::reboot(&mut self.lab, node % self.nodes.len()),
+            Step::BackupApi => {
+                self.api_call("backup").await?;
+                self.backup = Some(self.pods.clone());
+                Ok(())
+            }
+            Step::RestoreApi => self.restore_api().await,
             Step::KillOperator => self.replace_operator(),
             Step::FreezeOperator => self.operator()?.signal(Signal::STOP),
-            Step::Flush { node, what } => flush(&self.lab.nodes[node % self.nodes.len()], *what),
-            Step::Cloud { knob } => self.knob(knob).await,
+            Step::Flush { node, what } => {
+                nodes::flush(&self.lab.nodes[node % self.nodes.len()], *what)
+            }
+            Step::Cloud { knob } => cloud::turn(&self.lab, knob).await,
+            Step::Meddle { what, nth, to } => cloud::meddle(&self.lab, *what, *nth, *to).await,
+            Step::HideNic { nth, replies } => cloud::hide_nic(&self.lab, *nth, *replies).await,
             Step::Pass { ms } => {
                 tokio::time::sleep(Duration::from_millis(*ms)).await;
                 Ok(())
@@ -97,8 +121,7 @@ impl Runner {
         let load = &mut self.nodes[node];
         self.made += 1;
         self.pods.push((name, node));
-        load.pods += 1;
-        load.peak = load.peak.max(load.pods);
+        load.add_pod();
         Ok(())
     }
 
@@ -113,10 +136,58 @@ impl Runner {
             return Ok(());
         }
         let (name, node) = self.pods.remove(nth % self.pods.len());
-        pods::delete(&self.api, &name).await?;
-        let load = &mut self.nodes[node];
-        load.pods -= 1;
-        load.ended[0] += 1;
+        self.nodes[node].end_pod();
+        pods::delete(&self.api, &name).await
+    }
+
+    /// Deletes the pods that are chosen by name and node.
+    async fn delete_pods(&mut self, chosen: impl Fn(&str, usize) -> bool) -> Result<()> {
+        let all = std::mem::take(&mut self.pods);
+        let (go, stay): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|(name, node)| chosen(name, *node));
+        self.pods = stay;
+        for (name, node) in go {
+            self.nodes[node].end_pod();
+            pods::delete(&self.api, &name).await?;
+        }
+        Ok(())
+    }
+
+    async fn lose_journal(&mut self, node: usize) -> Result<()> {
+        nodes::lose_journal(&mut self.lab, node)?;
+        self.delete_pods(|_, of| of == node).await
+    }
+
+    async fn api_call(&self, what: &str) -> Result<()> {
+        let path = format!("/lab/v1/{what}");
+        let nothing = json!({});
+        self.api
+            .call("POST", &path, "application/json", Some(&nothing))
+            .await?;
+        Ok(())
+    }
+
+    async fn restore_api(&mut self) -> Result<()> {
+        let Some(then) = self.backup.clone() else {
+            return Ok(());
+        };
+        self.api_call("restore").await?;
+        // As the restore procedure of Kubernetes asks. Agents and operator must do without.
+        for node in 0..self.nodes.len() {
+            nodes::restart_kubelet(&mut self.lab, node)?;
+        }
+        for (pod, node) in &self.pods {
+            if !then.iter().any(|(name, _)| name == pod) {
+                self.nodes[*node].end_pod();
+            }
+        }
+        for (pod, node) in &then {
+            if !self.pods.iter().any(|(name, _)| name == pod) {
+                self.nodes[*node].add_pod();
+            }
+        }
+        self.pods = then;
         Ok(())
     }
 
@@ -134,12 +205,8 @@ impl Runner {
 
     fn replace_agent(&mut self, node: usize, end: impl Fn(&Process) -> Result<()>) -> Result<()> {
         let node = node % self.nodes.len();
-        let agent = self.agent(node)?;
-        agent.signal(Signal::CONT)?;
-        end(agent)?;
-        let new = up::start_agent(&self.lab, &self.lab.nodes[node])?;
-        self.lab.nodes[node].agent = Some(new);
-        self.lab.save()
+        self.agent(node)?.signal(Signal::CONT)?;
+        nodes::replace_agent(&mut self.lab, node, end)
     }
 
     fn replace_operator(&mut self) -> Result<()> {
@@ -149,12 +216,6 @@ impl Runner {
         self.lab.save()
     }
 
-    async fn knob(&self, knob: &Knob) -> Result<()> {
-        let body = json!({ "knob": knob });
-        post_unix(&self.lab.vpc_socket(), "/lab/v1/SetKnob", &body).await?;
-        Ok(())
-    }
-
     /// Lets frozen agents go on.
     pub fn awaken(&self) -> Result<()> {
         (0..self.nodes.len()).try_for_each(|node| self.agent(node)?.signal(Signal::CONT))
@@ -162,15 +223,30 @@ impl Runner {
 
     async fn take_rest(&mut self) -> Result<()> {
         self.awaken()?;
-        self.knob(&Knob::Reset).await?;
-        self.await_pods().await?;
-        let violations = check::settle(&self.lab, self.rest).await?;
-        let text: Vec<String> = violations.iter().map(ToString::to_string).collect();
-        ensure!(
-            text.is_empty(),
-            "the invariant does not hold:\n{}",
-            text.join("\n")
-        );
+        for node in 0..self.nodes.len() {
+            if !self.agent(node)?.alive() {
+                self.replace_agent(node, |_| Ok(()))?;
+            }
+        }
+        cloud::turn(&self.lab, &Knob::Reset).await?;
+        let begin = Instant::now();
+        loop {
+            self.await_pods().await?;
+            // An agent that was just started may not answer yet.
+            let text = match check::check(&self.lab).await {
+                Ok(violations) => violations.iter().map(ToString::to_string).collect(),
+                Err(error) => vec![format!("{error:#}")],
+            };
+            if text.is_empty() {
+                break;
+            }
+            ensure!(
+                begin.elapsed() < self.rest,
+                "the invariant does not hold:\n{}",
+                text.join("\n")
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
         self.explain_nics().await?;
         for load in &mut self.nodes {
             load.ended = [0, load.ended[0]];
@@ -178,17 +254,21 @@ impl Runner {
         Ok(())
     }
 
-    /// Waits until the pods that should be there run, and no other is left. One that its node had no room for yet, since
-    /// others were still on their way out, is made again, as whoever owns it would.
-    async fn await_pods(&self) -> Result<()> {
-        let wanted: BTreeMap<&str, usize> = self
-            .pods
-            .iter()
-            .map(|(name, node)| (name.as_str(), *node))
-            .collect();
+    /// Waits until the pods that should be there run, and no other is left. Those that hold an address which the cloud
+    /// took away are deleted, as an administrator would. One that its node had no room for yet, since others were still
+    /// on their way out, is made again, as whoever owns it would.
+    async fn await_pods(&mut self) -> Result<()> {
         let mut rejected = BTreeSet::new();
         let begin = Instant::now();
         loop {
+            let lost = cloud::lost_pods(&self.lab, &self.api).await?;
+            self.delete_pods(|name, _| lost.iter().any(|pod| pod == name))
+                .await?;
+            let wanted: BTreeMap<&str, usize> = self
+                .pods
+                .iter()
+                .map(|(name, node)| (name.as_str(), *node))
+                .collect();
             let all = self.api.list("/api/v1/namespaces/default/pods").await?;
             let names: BTreeSet<String> =
                 all.iter().map(|pod| text(pod, "/metadata/name")).collect();
@@ -262,33 +342,5 @@ impl Runner {
         let types = post_unix(&self.lab.vpc_socket(), "/v1/DescribeInstanceTypes", &body).await?;
         let addresses = types.pointer("/0/ipv4_per_nic").and_then(Value::as_u64);
         Ok(usize::try_from(addresses.context("ipv4_per_nic")? - 1)?)
-    }
-}
-
-/// Deletes what carries our mark, with the tools that an administrator would use.
-fn flush(node: &Node, what: Flushed) -> Result<()> {
-    let netns = node.netns();
-    let run = |program: &str, args: &[&str]| -> Result<()> {
-        let mut command: Command = in_netns(&netns, program);
-        command.args(args);
-        output(command).map(drop)
-    };
-    match what {
-        Flushed::Rules4 => run("ip", &["-4", "rule", "flush", "protocol", OURS]),
-        Flushed::Rules6 => run("ip", &["-6", "rule", "flush", "protocol", OURS]),
-        Flushed::Routes => ["-4", "-6"].iter().try_for_each(|family| {
-            run(
-                "ip",
-                &[family, "route", "flush", "table", "all", "proto", OURS],
-            )
-        }),
-        // Either may just be missing, and `destroy` is unknown to nft before 1.0.7.
-        Flushed::Tables => ["inet", "arp"].iter().try_for_each(|family| {
-            let table = format!("table {family} tombolo");
-            run("nft", &[&format!("add {table}; delete {table}")])
-        }),
-        Flushed::Neighbours => ["-4", "-6"]
-            .iter()
-            .try_for_each(|family| run("ip", &[family, "neigh", "flush", "nud", "permanent"])),
     }
 }

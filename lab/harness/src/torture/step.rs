@@ -33,6 +33,26 @@ pub enum Step {
         /// Node.
         node: usize,
     },
+    /// SIGKILL, and none until the next rest, or the next step that starts one: DELs are left as notes.
+    StopAgent {
+        /// Node.
+        node: usize,
+    },
+    /// The agent is killed, its journal deleted, and a new one started. The node's pods are deleted afterwards, as an
+    /// administrator would: nobody knows any more which address each of them has.
+    LoseJournal {
+        /// Node.
+        node: usize,
+    },
+    /// Everything that a reboot ends, ends; `/run` is empty, the kernel as it boots, secondary NICs have each other's names.
+    Reboot {
+        /// Node.
+        node: usize,
+    },
+    /// The API server's objects are kept for a [`Self::RestoreApi`].
+    BackupApi,
+    /// The API server's objects are those of the last [`Self::BackupApi`] again, pods included; nothing without one.
+    RestoreApi,
     /// SIGKILL, and a new one at once.
     KillOperator,
     /// SIGSTOP until the end. Random scenarios have none: nothing could hold.
@@ -49,6 +69,22 @@ pub enum Step {
         /// How.
         knob: Knob,
     },
+    /// Somebody changes the cloud behind our back. Pods whose addresses are lost by that are deleted at the next rest.
+    Meddle {
+        /// What.
+        what: Meddling,
+        /// Which address or NIC, of all that a node has besides its primary ones.
+        nth: usize,
+        /// For a move: to which NIC, of all.
+        to: usize,
+    },
+    /// One NIC of ours is left out of what the cloud shows.
+    HideNic {
+        /// Which, of all.
+        nth: usize,
+        /// In so many replies.
+        replies: u32,
+    },
     /// Time passes, so that what was begun gets somewhere.
     Pass {
         /// Milliseconds.
@@ -56,6 +92,30 @@ pub enum Step {
     },
     /// Everybody is well again; all pods run; the invariant holds.
     Rest,
+}
+
+/// What somebody does to the cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Meddling {
+    /// An address is taken from its NIC.
+    TakeAddress,
+    /// An address is moved to another NIC.
+    MoveAddress,
+    /// A NIC is detached by force.
+    DetachNic,
+    /// A NIC is deleted, detached or not.
+    DeleteNic,
+}
+
+impl Meddling {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [
+        Self::TakeAddress,
+        Self::MoveAddress,
+        Self::DetachNic,
+        Self::DeleteNic,
+    ];
 }
 
 /// Kernel state that is deleted.
@@ -72,15 +132,22 @@ pub enum Flushed {
     Tables,
     /// Permanent neighbours of pods.
     Neighbours,
+    /// All of nf_tables, ours or not.
+    Ruleset,
+    /// All IPv4 policy rules, the kernel's own too.
+    AllRules4,
+    /// All IPv6 policy rules, the kernel's own too.
+    AllRules6,
 }
 
 impl Flushed {
-    /// All kinds.
-    pub const ALL: [Self; 5] = [
+    /// Those of random scenarios: after the others the node itself is cut off until somebody repairs the kernel's own rules.
+    pub const RANDOM: [Self; 6] = [
         Self::Rules4,
         Self::Rules6,
         Self::Routes,
         Self::Tables,
         Self::Neighbours,
+        Self::Ruleset,
     ];
 }
