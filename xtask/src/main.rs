@@ -1,5 +1,7 @@
 //! Repository tasks: `cargo xtask arch`, `cargo xtask codegen [--check]`.
 
+#[cfg(test)]
+mod acceptance;
 mod arch;
 mod crd;
 mod generated;

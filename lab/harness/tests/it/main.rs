@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod acceptance;
 mod bed;
 mod support;
 mod torture;
@@ -27,5 +28,6 @@ mod planted;
 mod repair;
 mod restart;
 mod rp_filter;
+mod soak;
 mod spoofing;
 mod swap;
