@@ -18,6 +18,9 @@ use crate::process::Process;
 use crate::state::{Lab, Node};
 use crate::up;
 
+/// A backup is at least so old when it is restored.
+const YOUNGEST: Duration = Duration::from_millis(2500);
+
 /// A lab that is being tortured.
 #[derive(Debug)]
 pub struct Runner {
@@ -28,8 +31,8 @@ pub struct Runner {
     pods: Vec<(String, usize)>,
     made: usize,
     nodes: Vec<Load>,
-    /// The pods that the API server's backup has; `None`: there is no backup.
-    backup: Option<Vec<(String, usize)>>,
+    /// When the API server's backup was made, and the pods that it has; `None`: there is no backup.
+    backup: Option<(Instant, Vec<(String, usize)>)>,
 }
 
 /// What explains a node's NICs.
@@ -92,7 +95,7 @@ impl Runner {
             Step::Reboot { node } => nodes::reboot(&mut self.lab, node % self.nodes.len()),
             Step::BackupApi => {
                 self.api_call("backup").await?;
-                self.backup = Some(self.pods.clone());
+                self.backup = Some((Instant::now(), self.pods.clone()));
                 Ok(())
             }
             Step::RestoreApi => self.restore_api().await,
@@ -169,9 +172,12 @@ impl Runner {
     }
 
     async fn restore_api(&mut self) -> Result<()> {
-        let Some(then) = self.backup.clone() else {
+        let Some((made, then)) = self.backup.clone() else {
             return Ok(());
         };
+        // Nobody restores what is younger. The operator tells a restored API server by its lease, which it writes every
+        // second here: of a shorter way back it would see nothing.
+        tokio::time::sleep(YOUNGEST.saturating_sub(made.elapsed())).await;
         self.api_call("restore").await?;
         // As the restore procedure of Kubernetes asks. Agents and operator must do without.
         for node in 0..self.nodes.len() {
