@@ -198,7 +198,7 @@ mod tests {
             })
             .collect();
         // The frozen operator and two kinds of flushing are for scenario files.
-        let (others, knobs) = (14, 15);
+        let (others, knobs) = (14, 16);
         let wanted = others + Flushed::RANDOM.len() + Meddling::ALL.len() + knobs;
         assert_eq!(kinds.len(), wanted, "{kinds:#?}");
     }

@@ -258,7 +258,7 @@ fn t16_flushed_and_renamed_under_us_and_still_served() {
         let vm = vm_place(&lab, "vm1")?;
         let places = running.values().map(|pod| place(&lab, pod));
         let places = places.collect::<Result<Vec<_>>>()?;
-        let bad = bad_cells(&lab, &[vm.clone()], &places)?;
+        let bad = bad_cells(&lab, std::slice::from_ref(&vm), &places)?;
         ensure!(bad.is_empty(), "to pods: {bad:?}");
         let bad = bad_cells(&lab, &places, &[vm])?;
         ensure!(bad.is_empty(), "from pods: {bad:?}");
