@@ -10,6 +10,6 @@
 
 mod golden;
 mod input;
-mod kernel;
+pub mod kernel;
 mod plans;
 mod rules;
