@@ -297,14 +297,4 @@ pub const LARGE: &[Size] = &[
         },
         ..ONE
     },
-    Size {
-        name: "two nodes and three addresses, an operator ends",
-        slots: &[1, 1],
-        addresses: 3,
-        faults: Faults {
-            operator_crashes: 1,
-            ..NONE
-        },
-        ..ONE
-    },
 ];

@@ -128,9 +128,10 @@ pub(super) fn plan(view: &View<'_>, shape: &Shape<'_>) -> Plan {
         .filter(|ip| !marked.contains(*ip))
         .copied()
         .collect();
+    // Nor while a reading leaves it out.
     plan.unmark = marked
         .iter()
-        .filter(|ip| !wanted_marks.contains(*ip))
+        .filter(|ip| !wanted_marks.contains(*ip) && !doomed.contains(*ip))
         .copied()
         .collect();
     unassign(view, shape, &wanted_marks, &mut plan);
