@@ -116,3 +116,68 @@ fn every_kind_of_object_is_reported() {
         );
     });
 }
+
+#[test]
+fn forwarding_and_firewalls_of_others_are_reported() {
+    in_fresh_netns("events_others", || {
+        run("ip", "link add tst-nl2 type veth peer name tst-nl3");
+        run(
+            "sysctl",
+            "-qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
+        );
+        let mut events = Events::open().unwrap();
+        let off = |family, all: bool| {
+            move |event: &Event| {
+                matches!(event.changed, Changed::Forwarding { family: of, ifindex, on: false }
+                    if of == family && ifindex.is_none() == all)
+            }
+        };
+        run("sysctl", "-qw net.ipv4.conf.tst-nl2.forwarding=0");
+        await_event(&mut events, off(Family::V4, false));
+        run("sysctl", "-qw net.ipv4.ip_forward=0");
+        await_event(&mut events, off(Family::V4, true));
+        run("sysctl", "-qw net.ipv6.conf.tst-nl2.forwarding=0");
+        await_event(&mut events, off(Family::V6, false));
+        run("sysctl", "-qw net.ipv6.conf.all.forwarding=0");
+        await_event(&mut events, off(Family::V6, true));
+
+        let mut socket = tombolo_netlink::Socket::netfilter().unwrap();
+        let mut names = || -> Vec<String> {
+            let found = nft::forward_drops(&mut socket).unwrap();
+            found.iter().map(ToString::to_string).collect()
+        };
+        nft::install(
+            &mut tombolo_netlink::Socket::netfilter().unwrap(),
+            &NatState::default(),
+        )
+        .unwrap();
+        assert_eq!(names(), [] as [String; 0], "ours is none");
+        let chain = |family: &str, hook: &str, policy: &str| {
+            run("nft", &format!("add table {family} f"));
+            run(
+                "nft",
+                &format!(
+                    "add chain {family} f c_{hook} {{ type filter hook {hook} priority 0 ; policy {policy} ; }}"
+                ),
+            );
+        };
+        chain("ip", "input", "drop");
+        chain("bridge", "forward", "drop");
+        chain("ip6", "forward", "accept");
+        await_event(&mut events, |event| {
+            event.changed == Changed::Firewall { gone: false }
+        });
+        assert_eq!(names(), [] as [String; 0]);
+        run("nft", "chain ip6 f c_forward { policy drop ; }");
+        await_event(&mut events, |event| {
+            event.changed == Changed::Firewall { gone: false }
+        });
+        chain("inet", "forward", "drop");
+        assert_eq!(names(), ["inet f c_forward", "ip6 f c_forward"]);
+        run("nft", "delete table ip6 f");
+        await_event(&mut events, |event| {
+            event.changed == Changed::Firewall { gone: true }
+        });
+        assert_eq!(names(), ["inet f c_forward"]);
+    });
+}

@@ -13,6 +13,7 @@ mod torture;
 
 mod bad_days;
 mod behind_our_back;
+mod beyond;
 mod burst;
 mod captures;
 mod failpoints;
@@ -20,6 +21,7 @@ mod first_syn;
 mod growth;
 mod half_done;
 mod headless;
+mod ingress;
 mod kills;
 mod leaders;
 mod lies;
