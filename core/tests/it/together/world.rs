@@ -22,6 +22,7 @@ const PLANNER: PlannerConfig = PlannerConfig {
     subnet_hold: Millis(5000),
     limit_hold: Millis(5000),
     refused_hold: Millis(2000),
+    taking_hold: Millis(5000),
     nic_idle: Millis(3000),
     attach_timeout: Millis(60_000),
 };
@@ -182,6 +183,9 @@ impl World {
             releasable: status.releasable.clone(),
             marked: side.spec.release.clone(),
             answers: answers.map(|(ip, consent)| (*ip, *consent)).collect(),
+            // One operator, whose readings are true: what it takes, it knows.
+            taking: BTreeSet::new(),
+            signed: true,
             subnets: self.cloud.subnets(),
         };
         self.inputs[1] += 1;

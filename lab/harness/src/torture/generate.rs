@@ -67,7 +67,7 @@ fn step(rng: &mut Rng, nodes: usize) -> Step {
         156..164 => Step::KillOperator,
         164..177 => Step::Flush {
             node,
-            what: pick(rng, &Flushed::RANDOM),
+            what: pick(rng, &Flushed::ALL),
         },
         177..183 => Step::Meddle {
             what: pick(rng, &Meddling::ALL),
@@ -199,7 +199,7 @@ mod tests {
             .collect();
         // The frozen operator and two kinds of flushing are for scenario files.
         let (others, knobs) = (14, 16);
-        let wanted = others + Flushed::RANDOM.len() + Meddling::ALL.len() + knobs;
+        let wanted = others + Flushed::ALL.len() + Meddling::ALL.len() + knobs;
         assert_eq!(kinds.len(), wanted, "{kinds:#?}");
     }
 }

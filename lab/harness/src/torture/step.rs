@@ -141,10 +141,12 @@ pub enum Flushed {
 }
 
 impl Flushed {
-    /// Those of random scenarios: after the others the node itself is cut off until somebody repairs the kernel's own rules.
-    pub const RANDOM: [Self; 6] = [
+    /// All of them.
+    pub const ALL: [Self; 8] = [
         Self::Rules4,
         Self::Rules6,
+        Self::AllRules4,
+        Self::AllRules6,
         Self::Routes,
         Self::Tables,
         Self::Neighbours,

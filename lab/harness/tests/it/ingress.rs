@@ -212,7 +212,7 @@ fn truth_table(name: &str, snat: bool) {
 }
 
 #[test]
-fn replies_leave_by_the_nic_of_ingress() {
+fn t11_replies_leave_by_the_nic_of_ingress() {
     truth_table("ingress", true);
 }
 
@@ -250,7 +250,7 @@ fn without_the_mark_on_connections_replies_leave_by_the_wrong_nic() {
 
 /// Ten megabytes to and fro over a hop that is narrower than both ends, in every way a connection can come about.
 #[test]
-fn a_narrow_hop_in_the_middle_is_found() {
+fn t13_a_narrow_hop_in_the_middle_is_found() {
     const BYTES: usize = 10_000_000;
     scenario(topology("narrowhop", 0), async |lab| {
         let Scene { beyond, nics, pods } = scene(&lab).await?;
