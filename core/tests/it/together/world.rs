@@ -32,7 +32,8 @@ const PLANNER: PlannerConfig = PlannerConfig {
 struct Pending {
     call: Call,
     action: Action,
-    outcome: Option<Result<(), Reason>>,
+    /// With the addresses that it brought.
+    outcome: Option<Result<BTreeSet<IpAddr>, Reason>>,
 }
 
 /// The operator's part of a node.
@@ -271,7 +272,12 @@ impl World {
         if let Action::DetachNic { eni, .. } = &ended.action {
             self.sides[node].leaving.remove(eni);
         }
-        let outcome = ended.outcome.unwrap().map_err(|reason| Failure {
+        let planner = &mut self.sides[node].planner;
+        let outcome = ended.outcome.unwrap().map(|given| {
+            let actions = planner.handle(self.now, Input::Given(given));
+            assert!(actions.is_empty(), "planned before it looked: {actions:?}");
+        });
+        let outcome = outcome.map_err(|reason| Failure {
             reason,
             message: format!("injected {reason}"),
             spread: 500,
@@ -283,7 +289,7 @@ impl World {
         true
     }
 
-    fn carry_out(&mut self, node: usize, action: &Action) -> Result<(), Reason> {
+    fn carry_out(&mut self, node: usize, action: &Action) -> Result<BTreeSet<IpAddr>, Reason> {
         self.calls += 1;
         let fault = self.faults.pop();
         if let Some(Some(reason)) = fault {
@@ -293,6 +299,7 @@ impl World {
             Action::DetachNic { eni, .. } => self.cloud.nics.get(eni).map(|nic| nic.ifindex),
             _ => None,
         };
+        let had = self.held(node);
         let outcome = self.cloud.call(self.now, node, action);
         if let (Some(ifindex), Ok(())) = (link, &outcome) {
             link_gone(&mut self.nodes[node].kernel, ifindex);
@@ -302,7 +309,13 @@ impl World {
         if fault == Some(None) {
             return Err(Reason::CloudError);
         }
-        outcome
+        outcome.map(|()| self.held(node).difference(&had).copied().collect())
+    }
+
+    /// What the cloud has given to a node's NICs.
+    fn held(&self, node: usize) -> BTreeSet<IpAddr> {
+        let nics = self.cloud.of(node);
+        nics.flat_map(|nic| nic.seen.addresses.clone()).collect()
     }
 
     fn some_faults(&mut self) -> Vec<Option<Reason>> {
