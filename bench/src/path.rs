@@ -1,6 +1,7 @@
 //! The path of a packet from a pod to a pod on another node: with Tombolo (by the second NIC), with `ptp` + ipMasq, with a
 //! hand-made veth and static routes, and from node to node, all in the same fabric of namespaces.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -95,8 +96,16 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
     }
     drop(servers);
     drop(agents);
-    for name in ["fabric", "na", "nb"] {
-        run("ip", &["netns", "del", name])?;
+    // All are ours: nodes, pods, the fabric. What the agents and the peer remember of them goes, too: a build may come after
+    // another.
+    run("ip", &["-all", "netns", "del"])?;
+    for node in NODES {
+        let dir = format!("/run/path-{node}");
+        fs::remove_dir_all(&dir).with_context(|| format!("remove {dir}"))?;
+    }
+    for entry in fs::read_dir("/var/lib/cni").context("read /var/lib/cni")? {
+        let path = entry.context("read /var/lib/cni")?.path();
+        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
     }
     rows(&ways)
 }
