@@ -285,20 +285,25 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
     let run_dir = node.config.run_dir.clone();
     let applied = node.kernels.run(move |kernel| {
         let mut failures = Vec::new();
-        for op in &found.ops {
+        let is_route = |op: &Op| matches!(op, Op::AddRoute(_) | Op::DelRoute(_));
+        for ops in found
+            .ops
+            .chunk_by(|one, next| is_route(one) && is_route(next))
+        {
+            let Some(op) = ops.first() else { continue };
             if let Op::SetSysctl(setting) = op
                 && let Err(error) = originals::keep(&run_dir, setting)
             {
                 failures.push(Error::from(error));
                 continue;
             }
-            if let Err(source) = steps::repair(op).around(|| kernel.apply(op)) {
-                failures.push(Error::Kernel {
-                    operation: "repair",
-                    key: kind(op).to_owned(),
-                    source,
-                });
-            }
+            let outcomes = steps::repair(op).around(|| kernel.apply_all(ops));
+            let failed = outcomes.into_iter().filter_map(Result::err);
+            failures.extend(failed.map(|source| Error::Kernel {
+                operation: "repair",
+                key: kind(op).to_owned(),
+                source,
+            }));
         }
         // Last: what main takes must have been offered to all of ours before.
         for missing in &found.system_rules {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tombolo_core::datapath::conventions::{PRIORITY_END, PROTOCOL, is_our_table};
-use tombolo_core::types::HostIfName;
+use tombolo_core::types::{HostIfName, Mac};
 use tombolo_netlink::events::{Changed, Event, Events};
 use tracing::{debug, warn};
 
@@ -53,6 +53,11 @@ fn concerns_us(node: &Node, event: &Event) -> bool {
             .iter()
             .any(|nic| nic.ifindex == ifindex)
     };
+    let is_planned = |mac: Mac| {
+        let plan = node.plan.borrow();
+        plan.as_ref()
+            .is_some_and(|plan| plan.nics.iter().any(|nic| nic.mac == mac))
+    };
     match &event.changed {
         // The kernel itself (port 0) reports carrier, which comes and goes with every pod.
         Changed::Links { ifindex, gone, .. } if node.is_ready_link(*ifindex) => {
@@ -67,7 +72,9 @@ fn concerns_us(node: &Node, event: &Event) -> bool {
         {
             false
         }
-        Changed::Links { .. } | Changed::Overrun | Changed::Nft { .. } => true,
+        // Of the others those that are NICs of ours or become one: the links of a node's other programs come and go.
+        Changed::Links { ifindex, mac, .. } => is_nic(*ifindex) || mac.is_some_and(is_planned),
+        Changed::Overrun | Changed::Nft { .. } => true,
         Changed::Addresses { ifindex, .. } => is_nic(*ifindex),
         Changed::Routes {
             table, protocol, ..

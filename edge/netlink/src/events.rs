@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{Protocol, RecvFlags, sockopt};
 use tombolo_core::datapath::conventions::PROTOCOL;
-use tombolo_core::types::Family;
+use tombolo_core::types::{Family, Mac};
 
 use crate::abi::{group, nda, netconf, rtm};
 use crate::message::{Reply, family_of, u16_at, u32_at, u32_of};
@@ -42,6 +42,8 @@ pub enum Changed {
         ifindex: u32,
         /// Its name.
         name: String,
+        /// Its Ethernet address, where it has one.
+        mac: Option<Mac>,
         /// Whether it went.
         gone: bool,
     },
@@ -243,6 +245,7 @@ pub(crate) fn decode(reply: &Reply<'_>) -> Option<Changed> {
             Changed::Links {
                 ifindex: link.index,
                 name: link.name,
+                mac: link.mac,
                 gone: reply.kind == rtm::DELLINK,
             }
         }

@@ -145,6 +145,36 @@ impl Kernel {
         }
     }
 
+    /// Carries out operations one after the other, each whatever became of those before it. Routes go to the kernel together:
+    /// there is one for each address of the node.
+    ///
+    /// # Errors
+    /// One outcome an operation, as of [`Kernel::apply`].
+    pub fn apply_all(&mut self, ops: &[Op]) -> Vec<Result<(), Error>> {
+        let request = |op: &Op| match op {
+            Op::AddRoute(route) => Some(route::add(route)),
+            Op::DelRoute(route) => Some(route::del(route)),
+            _ => None,
+        };
+        let mut outcomes = Vec::with_capacity(ops.len());
+        for group in ops.chunk_by(|one, next| is_route(one) && is_route(next)) {
+            let requests: Vec<Request> = group.iter().filter_map(request).collect();
+            if requests.is_empty() {
+                outcomes.extend(group.iter().map(|op| self.apply(op)));
+                continue;
+            }
+            match self.route.batch_each(requests) {
+                Ok(each) => outcomes.extend(group.iter().zip(each).map(|(op, outcome)| {
+                    let gone = |error: &Error| matches!(op, Op::DelRoute(_)) && error.is_missing();
+                    outcome.or_else(|error| if gone(&error) { Ok(()) } else { Err(error) })
+                })),
+                // The socket failed, not a request: each is told what becomes of it alone.
+                Err(_) => outcomes.extend(group.iter().map(|op| self.apply(op))),
+            }
+        }
+        outcomes
+    }
+
     fn remove(&mut self, request: Request) -> Result<(), Error> {
         match self.route.request(request) {
             Err(error) if error.is_missing() => Ok(()),
@@ -167,6 +197,10 @@ impl Kernel {
             .request(index)
             .map_or(Ok(()), |request| self.route.request(request))
     }
+}
+
+const fn is_route(op: &Op) -> bool {
+    matches!(op, Op::AddRoute(_) | Op::DelRoute(_))
 }
 
 /// Whether a link is the host end of a pod link, of a living pod or a doomed one.
