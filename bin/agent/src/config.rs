@@ -54,7 +54,7 @@ pub struct RunArgs {
     #[arg(long, env = "TOMBOLO_RESYNC_MS", default_value_t = 60_000)]
     pub resync_ms: u64,
     /// Milliseconds that a notification waits for others before the comparison.
-    #[arg(long, env = "TOMBOLO_DEBOUNCE_MS", default_value_t = 5)]
+    #[arg(long, env = "TOMBOLO_DEBOUNCE_MS", default_value_t = 2)]
     pub debounce_ms: u64,
     /// Milliseconds that changes wait for others before the status is written.
     #[arg(long, env = "TOMBOLO_STATUS_DEBOUNCE_MS", default_value_t = 200)]

@@ -18,6 +18,7 @@ mod conflicts;
 mod detach;
 mod error;
 mod firewall;
+mod gate;
 mod http;
 mod inotify;
 mod join;

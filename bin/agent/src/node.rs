@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::{Notify, RwLock, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tombolo_api::NetResourceSetSpec;
 use tombolo_core::datapath::EndpointAddress;
 use tombolo_core::types::{AttachmentKey, Nic, NicId, Reason};
@@ -20,6 +20,7 @@ use tracing::error;
 
 use crate::config::Config;
 use crate::error::{Error, chain};
+use crate::gate::Gate;
 use crate::journal::{Journal, Notes, Phase, Record};
 use crate::kernels::Kernels;
 use crate::keys::Keys;
@@ -110,7 +111,7 @@ pub struct Node {
     pub keys: Keys,
     pub metrics: Metrics,
     /// Wiring reads, repair writes: a comparison that changes something never meets a half-made pod.
-    pub gate: RwLock<()>,
+    pub gate: Gate,
     /// Asks for a comparison.
     pub repair: Notify,
     pub plan: watch::Sender<Option<Arc<Plan>>>,
@@ -142,7 +143,7 @@ impl Node {
             clean: Clean::default(),
             keys: Keys::default(),
             metrics: Metrics::new(),
-            gate: RwLock::new(()),
+            gate: Gate::default(),
             repair: Notify::new(),
             plan: watch::Sender::new(None),
             wired: watch::Sender::new(Arc::new(Wired::default())),
