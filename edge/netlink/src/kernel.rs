@@ -188,7 +188,9 @@ impl Kernel {
         };
         let found = link::by_index(&mut self.route, index)?.ok_or_else(missing)?;
         let change = Change {
-            name: (found.name != state.name).then_some(state.name.as_str()),
+            // A NIC's name is its system's, which may have changed it since it was looked at.
+            name: (state.group.is_some() && found.name != state.name)
+                .then_some(state.name.as_str()),
             mtu: (found.mtu != state.mtu).then_some(state.mtu),
             group: state.group.filter(|group| *group != found.group),
             up: (found.up != state.up).then_some(state.up),

@@ -107,13 +107,19 @@ fn replace(lab: &mut Lab, build: &Path, gently: bool) -> Result<()> {
 
 /// That they are what they are said to be.
 fn runs_from(lab: &Lab, build: &Path) -> Result<()> {
-    let build = build.canonicalize()?;
+    use std::os::unix::fs::MetadataExt as _;
+    let file = |path: &Path| std::fs::metadata(path).map(|of| (of.dev(), of.ino()));
     let operator = lab.services.iter().find(|p| p.name == "operator");
-    for process in operator.into_iter().chain(&lab.nodes[0].agent) {
-        let program = std::fs::read_link(format!("/proc/{}/exe", process.pid))?;
+    let agent = &lab.nodes[0].agent;
+    let of = |process, program| (process, build.join(program));
+    let operator = operator.map(|process| of(process, "tombolo-operator"));
+    let agent = agent.as_ref().map(|process| of(process, "tombolo-agent"));
+    for (process, program) in operator.into_iter().chain(agent) {
+        // Not by its path: seen from another mount namespace that can be another one.
+        let runs = file(format!("/proc/{}/exe", process.pid).as_ref())?;
         ensure!(
-            program.starts_with(&build),
-            "{} is {program:?}",
+            runs == file(&program)?,
+            "{} is not {program:?}",
             process.name
         );
     }
