@@ -467,6 +467,9 @@ async fn killed_while_a_pod_follows_an_mtu() {
         assert_eq!(bed.add(&pod).await.unwrap().mtu, mtu, "{order}");
     }
     ip(&bed.node, "link set eth0 mtu 1500");
+    wait_until("the pod follows", || {
+        bed.state()["attachments"][0]["mtu"] == 1500
+    });
     serves(&bed, &pod, &clean).await;
 }
 
