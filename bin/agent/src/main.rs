@@ -23,6 +23,7 @@ mod http;
 mod inotify;
 mod join;
 mod journal;
+mod kernel_rules;
 mod kernels;
 mod keys;
 mod lost;

@@ -31,6 +31,7 @@ use crate::error::Error;
 use crate::firewall;
 use crate::join::{Joined, join};
 use crate::journal::{Phase, Record};
+use crate::kernel_rules;
 use crate::lost;
 use crate::node::{Node, Orphan, Problem, Wired};
 use crate::originals;
@@ -65,7 +66,7 @@ pub async fn run(node: Arc<Node>) {
 /// One comparison and repair of everything.
 pub async fn pass(node: &Arc<Node>) -> Result<(), Error> {
     let Some(plan) = node.plan.borrow().clone() else {
-        return Ok(());
+        return kernel_rules::undescribed(node).await;
     };
     let started = Instant::now();
     let quiet = node.gate.quiet();
@@ -290,11 +291,9 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
     let run_dir = node.config.run_dir.clone();
     let applied = node.kernels.run(move |kernel| {
         let mut failures = Vec::new();
-        let is_route = |op: &Op| matches!(op, Op::AddRoute(_) | Op::DelRoute(_));
-        for ops in found
-            .ops
-            .chunk_by(|one, next| is_route(one) && is_route(next))
-        {
+        let together =
+            |one: &Op, next: &Op| kind(one) == kind(next) && !matches!(one, Op::SetSysctl(_));
+        for ops in found.ops.chunk_by(together) {
             let Some(op) = ops.first() else { continue };
             if let Op::SetSysctl(setting) = op
                 && let Err(error) = originals::keep(&run_dir, setting)
@@ -312,8 +311,7 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
         }
         // Last: what main takes must have been offered to all of ours before.
         for missing in &found.system_rules {
-            let restore = || kernel.route.request(rule::restore(missing));
-            if let Err(source) = steps::REPAIR_SYSTEM_RULE.around(restore) {
+            if let Err(source) = kernel_rules::restore(kernel, missing) {
                 failures.push(Error::Kernel {
                     operation: "repair",
                     key: "rule of the kernel".to_owned(),
@@ -349,16 +347,13 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
         node.metrics.repaired(kind(op));
         if matches!(op, Op::AddRoute(route) | Op::DelRoute(route) if route.kind == RouteKind::Unreachable)
         {
-            // One an address, whenever the cloud gives or takes some.
+            // Whenever the cloud gives or takes addresses.
             debug!(?op, "changed");
         } else {
             info!(kind = kind(op), ?op, "changed");
         }
     }
-    for rule in &found.system_rules {
-        node.metrics.repaired("system-rule");
-        warn!(?rule, "somebody flushed a rule of the kernel: it is back");
-    }
+    kernel_rules::restored(node, &found.system_rules);
     for error in failures {
         error!(error = error.chain(), reason = %error.reason(), "repair");
         node.metrics.failed("repair", error.reason());

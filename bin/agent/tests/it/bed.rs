@@ -1,16 +1,13 @@
 //! A node with two NICs on a fabric, the agent in it, and pods' namespaces. Everything carries the process id in its name
 //! and goes when the bed is dropped.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tombolo_rpc as rpc;
@@ -18,10 +15,12 @@ use tombolo_rpc as rpc;
 mod agree;
 mod doom;
 mod kernel;
+mod process;
 mod tools;
 mod watch;
 
 pub use doom::{orders, points};
+use process::Agent;
 pub use tools::{in_netns, ip, ip_json, wait_until};
 use tools::{ping, run};
 
@@ -56,11 +55,6 @@ pub struct Bed {
     pub dir: tempfile::TempDir,
     agent: Option<Agent>,
     pub spec: Value,
-}
-
-struct Agent {
-    child: Child,
-    log: Arc<Mutex<Vec<String>>>,
 }
 
 /// A pod's namespace, held open as the plugin does.
@@ -177,42 +171,6 @@ impl Bed {
         std::fs::rename(temporary, path).unwrap();
     }
 
-    /// Starts the agent and waits until it serves. The comparison by the clock is an hour away unless the arguments say
-    /// otherwise.
-    pub fn start(&mut self, arguments: &[&str]) {
-        let started = self.launch(arguments).recv_timeout(Duration::from_secs(20));
-        assert!(started.is_ok(), "the agent does not serve:\n{}", self.log());
-        self.await_carrier();
-    }
-
-    /// Starts the agent; it says when it serves.
-    pub fn launch(&mut self, arguments: &[&str]) -> Receiver<()> {
-        let mut command = self.command();
-        command.args(["run", "--http", "127.0.0.1:9810"]);
-        if !arguments.contains(&"--resync-ms") {
-            command.args(["--resync-ms", "3600000"]);
-        }
-        command
-            .arg("--nrs-file")
-            .arg(self.spec_file())
-            .args(arguments);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (serving, served) = std::sync::mpsc::channel();
-        let shared = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                if line.contains("tombolo_agent::run: serving") {
-                    let _started = serving.send(());
-                }
-                shared.lock().unwrap().push(line);
-            }
-        });
-        self.agent = Some(Agent { child, log });
-        served
-    }
-
     /// Until the kernel's link watch has seen all carriers, it drops what these links send.
     pub fn await_carrier(&self) {
         for (netns, name) in [(&self.node, "eth"), (&self.fabric, "f")] {
@@ -231,45 +189,9 @@ impl Bed {
         }
     }
 
-    pub fn command(&self) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/run/netns/{}", self.node))
-            .arg(env!("CARGO_BIN_EXE_tombolo-agent"));
-        command
-            .env("TOMBOLO_RUN_DIR", self.run_dir())
-            .env("TOMBOLO_LOG", "debug,h2=info,hyper=info");
-        command
-    }
-
-    /// Ends the agent as a crash does.
-    pub fn kill(&mut self) {
-        let mut agent = self.agent.take().unwrap();
-        agent.child.kill().unwrap();
-        agent.child.wait().unwrap();
-    }
-
-    pub fn agent_pid(&self) -> u32 {
-        self.agent.as_ref().unwrap().child.id()
-    }
-
-    /// Runs an agent that is to end by itself.
-    pub fn run_once(&self) -> std::process::Output {
-        let mut command = self.command();
-        command.arg("run").arg("--nrs-file").arg(self.spec_file());
-        command.output().unwrap()
-    }
-
     pub fn uninstall(&self) {
         let status = self.command().arg("uninstall").status().unwrap();
         assert!(status.success());
-    }
-
-    pub fn log(&self) -> String {
-        self.agent
-            .as_ref()
-            .map(|agent| agent.log.lock().unwrap().join("\n"))
-            .unwrap_or_default()
     }
 
     pub fn pod(&mut self, name: &str) -> Pod {

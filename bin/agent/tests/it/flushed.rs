@@ -365,3 +365,24 @@ async fn a_firewall_that_drops_what_we_forward_is_named() {
     });
     assert_eq!(bed.problems(), "[]");
 }
+
+/// A fresh agent, whose API server cannot be reached: not without these rules, and here not with them either.
+#[tokio::test]
+async fn a_node_that_nobody_described_yet_has_the_kernels_rules_back() {
+    if !possible("a_node_that_nobody_described_yet") {
+        return;
+    }
+    let mut bed = Bed::new(1);
+    let systems = bed.system_rules();
+    for family in ["-4", "-6"] {
+        ip(&bed.node, &format!("{family} rule flush"));
+        ip(&bed.node, &format!("{family} rule del priority 0"));
+    }
+    assert_eq!(bed.system_rules(), [] as [Value; 0]);
+    bed.launch_undescribed();
+    wait_until("at its start", || bed.system_rules() == systems);
+    for family in ["-4", "-6"] {
+        ip(&bed.node, &format!("{family} rule flush"));
+    }
+    wait_until("while it waits", || bed.system_rules() == systems);
+}

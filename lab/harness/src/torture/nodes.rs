@@ -95,6 +95,7 @@ nft flush ruleset
 conntrack -F >/dev/null 2>&1 || true
 for family in -4 -6; do
   ip $family rule flush protocol 116
+  ip $family rule add priority 32766 lookup main protocol kernel 2>/dev/null || true
   ip $family route flush table all proto 116
 done
 sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
