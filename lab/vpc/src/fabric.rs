@@ -11,6 +11,7 @@ macro_rules! line {
 
 mod apply;
 mod command;
+mod guest;
 mod ns;
 pub mod ra;
 mod rules;

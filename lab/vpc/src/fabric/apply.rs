@@ -11,7 +11,7 @@ use super::command::{self, ip_batch, nft};
 use super::ns::{Netns, NsError, await_active, await_advertised, await_local, link_names, sysctls};
 use super::ra::RaSocket;
 use super::setup::NIC_GROUP;
-use super::{Outcome, rules, setup};
+use super::{Outcome, guest, rules, setup};
 use crate::admin::CounterReport;
 use crate::plan::{Desired, FabricPlan, Namespace, OsConfig, Plug, link_name, short_id};
 
@@ -160,7 +160,8 @@ impl State {
                 tracing::debug!(nic, %error, "nothing to undo");
             }
         };
-        ip_batch(&self.links(&link, want, netns)).inspect_err(|_| undo_link())?;
+        let name = guest::new_name(netns, want.device_index)?;
+        ip_batch(&self.links(&link, &name, want, netns)).inspect_err(|_| undo_link())?;
         // A namespace other than the first has no default of this to inherit.
         sysctls(&[(format!("net/ipv4/neigh/{link}/proxy_delay"), "0")])
             .inspect_err(|_| undo_link())?;
@@ -201,18 +202,17 @@ impl State {
         }
     }
 
-    fn links(&self, link: &str, want: &Plug, netns: &Netns) -> String {
+    fn links(&self, link: &str, name: &str, want: &Plug, netns: &Netns) -> String {
         let mut out = String::new();
         let Plug {
             mac,
             router_mac,
             mtu,
-            device_index,
             ..
         } = want;
         line!(
             out,
-            "link add {link} address {router_mac} mtu {mtu} group {NIC_GROUP} type veth peer name eth{device_index} address {mac} mtu {mtu} netns {}",
+            "link add {link} address {router_mac} mtu {mtu} group {NIC_GROUP} type veth peer name {name} address {mac} mtu {mtu} netns {}",
             netns.child_path()
         );
         line!(out, "addr add {}/64 dev {link} nodad", self.plan.gateway6);
@@ -283,11 +283,10 @@ fn change(nic: &str, have: &Plug, want: &Plug, netns: Option<&Netns>) -> Result<
     }
     if have.mtu != want.mtu {
         line!(batch, "link set {link} mtu {}", want.mtu);
-        let guest = format!("link set eth{} mtu {}\n", want.device_index, want.mtu);
         if let Some(netns) = netns
-            && let Err(error) = netns.run(|| ip_batch(&guest).map_err(Into::into))
+            && let Err(error) = guest::set_mtu(netns, want.mac, want.mtu)
         {
-            tracing::warn!(nic, %error, "the guest's end keeps its MTU: it was renamed or moved");
+            tracing::warn!(nic, %error, "the guest's end keeps its MTU");
         }
     }
     // The nft transaction last: until it succeeds, the rules are those of `have`, which a later round relies on.

@@ -144,6 +144,38 @@ async fn a_nic_that_dies_with_a_pods_namespace_comes_back_to_its_instance() {
     lab.down().await;
 }
 
+/// As after a boot that found the NICs in another order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nic_whose_name_is_taken_gets_the_next() {
+    if !privileged("a_nic_whose_name_is_taken_gets_the_next") {
+        return;
+    }
+    let lab = Lab::start("delays: {attach_ms: 0, detach_ms: 0}").await;
+    let vm = lab.vm("a", "subnet-a").await;
+    let ns = netns(&vm);
+    sh(&ns, "ip link add eth1 type veth peer name other");
+    let nic = lab.nic("subnet-a").await;
+    let call = AttachNic {
+        nic: nic.id.clone(),
+        instance: vm.id,
+        device_index: 1,
+        delete_on_termination: true,
+    };
+    lab.client.cloud(&call).await.unwrap();
+    becomes(&lab.client, &nic.id, NicStatus::InUse).await;
+    let link = sh(&ns, "ip -o link show eth2");
+    assert!(link.contains(&nic.mac.to_string()), "{link}");
+    sh(&ns, "ip link set eth2 name net7");
+    let mtu = SetMtu {
+        nic: nic.id,
+        mtu: 1400,
+    };
+    lab.client.lab(&mtu).await.unwrap();
+    let link = sh(&ns, "ip -o link show net7");
+    assert!(link.contains("mtu 1400"), "{link}");
+    lab.down().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_mtu_reaches_both_ends() {
     if !privileged("a_new_mtu_reaches_both_ends") {

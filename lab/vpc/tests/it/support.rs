@@ -12,7 +12,7 @@ use tombolo_lab_vpc::fabric::{Netns, await_local};
 use tombolo_lab_vpc::{AdminClient, Config, Options, Server};
 
 /// Long enough for a loaded machine; only failing tests wait for it.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How long silence is listened to.
 pub const SILENCE: Duration = Duration::from_millis(300);
 
