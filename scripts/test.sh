@@ -14,13 +14,16 @@ if [ "$(id -u)" -ne 0 ]; then
   echo "test: not root: tests that need network namespaces are skipped, or fail with CI=true" >&2
 fi
 
-summary=()
+reports=$logs/reports
+summary=() broken=()
 passed=0 failed=0 skipped=0 started=$SECONDS
 
-# phase NAME COMMAND...: runs it, takes its time, counts its tests; the end of its output is shown when it fails.
+# phase NAME COMMAND...: runs it, takes its time, counts its tests. Of one that fails, what failed is shown: the reports of the
+# failed tests, or the end of its output.
 phase() {
   local name=$1 log=$logs/$1.log begin=$SECONDS result=ok here
   shift
+  : >"$reports"
   case " $wanted compile " in "  compile " | *" $name "*) ;; *) return 0 ;; esac
   printf '== %s\n' "$name"
   "$@" >"$log" 2>&1 || result=FAILED
@@ -29,7 +32,7 @@ phase() {
   if [ $result = ok ]; then
     grep -E '^(test result:|arch:|build:|setup:|fuzz:|model:|SKIP )' "$log" | grep -v ' 0 passed; 0 failed'
   else
-    tail -n 400 "$log"
+    if [ -s "$reports" ]; then cat "$reports"; else tail -n 100 "$log"; fi
     # A phase that is no test program, or that did not come to its tests, is one failure.
     here=$(sum failed "$log")
     failed=$((failed + (here > 0 ? here : 1)))
@@ -61,13 +64,27 @@ compile() {
 
 # run_programs PATTERN: runs the test programs whose "folder kind" match, each in its package's folder, as cargo does.
 run_programs() {
-  local folder kind program status=0
+  local folder kind program name status=0 output=$logs/program.log
   while read -r folder kind program; do
     [[ "$folder $kind" =~ $1 ]] || continue
-    echo "-- ${folder#"$PWD"/} ($kind)"
-    (cd "$folder" && "$program" --show-output) || { echo "-- ${folder#"$PWD"/} ($kind) FAILED"; status=1; }
+    name="${folder#"$PWD"/} ($kind)"
+    echo "-- $name"
+    if (cd "$folder" && "$program" --show-output) >"$output" 2>&1; then
+      cat "$output"
+    else
+      status=1
+      cat "$output"
+      report "$name" "$output" >>"$reports"
+    fi
   done <"$logs/programs"
   return $status
+}
+
+# report NAME OUTPUT: what a test program said of its failed tests, or its last lines where it died before it could.
+report() {
+  echo "-- $1 FAILED"
+  if grep -q '^failures:$' "$2"; then sed -n '/^failures:$/,$p' "$2"; else tail -n 100 "$2"; fi
+  broken+=("$(sed -nE "s/^test (.*) \.\.\. FAILED$/FAILED  ${1//\//\\/}  \1/p" "$2")")
 }
 
 wanted="${*:-}"
@@ -88,6 +105,7 @@ fi
 
 printf '\n'
 printf '%s\n' "${summary[@]}"
+[ ${#broken[@]} -eq 0 ] || printf '%s\n' "${broken[@]}"
 result=ok
 [ "$failed" -eq 0 ] || result=FAILED
 printf 'test result: %s. %d passed; %d failed; %d skipped; finished in %d s\n' \

@@ -1,8 +1,9 @@
 //! What is ours and was removed by hand comes back, with the periodic resync an hour away; until then nothing leaks.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use tombolo_lab::matrix::{internet, untranslated};
 use tombolo_lab::state::{Lab, Node};
@@ -24,7 +25,11 @@ fn rules_and_routes_deleted_by_hand_come_back() {
     scenario(topology("repair"), async |lab| {
         let running = run_pods(&lab, 7).await?;
         let node = &lab.nodes[0];
-        let whole = ours(node)?;
+        // Nobody gives or takes addresses while we look.
+        let operator = lab.services.iter().find(|p| p.name == "operator");
+        let operator = operator.context("an operator runs")?;
+        operator.signal(Signal::STOP)?;
+        let whole = unchanging(node).await?;
         for family in ["-4", "-6"] {
             in_ns(
                 &node.netns(),
@@ -41,6 +46,7 @@ fn rules_and_routes_deleted_by_hand_come_back() {
             Ok(ours(node)? == whole)
         })
         .await?;
+        operator.signal(Signal::CONT)?;
         in_ns(
             &node.netns(),
             "nft",
@@ -54,6 +60,17 @@ fn rules_and_routes_deleted_by_hand_come_back() {
         .await?;
         connectivity(&lab, &running).await
     });
+}
+
+/// What is ours, once the agent has made of it what it was last told.
+async fn unchanging(node: &Node) -> Result<Vec<String>> {
+    let last = RefCell::new(Vec::new());
+    wait_for("nothing under way", Duration::from_secs(10), async || {
+        let now = ours(node)?;
+        Ok(last.replace(now.clone()) == now)
+    })
+    .await?;
+    Ok(last.into_inner())
 }
 
 /// Everything with our mark, as text that does not depend on the order of making.

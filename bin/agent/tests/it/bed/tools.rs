@@ -10,8 +10,8 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let started = Instant::now();
     while !holds() {
         assert!(
-            started.elapsed() < Duration::from_secs(10),
-            "not within 10 s: {what}"
+            started.elapsed() < Duration::from_secs(30),
+            "not within 30 s: {what}"
         );
         std::thread::sleep(Duration::from_millis(5));
     }
