@@ -130,56 +130,40 @@ impl Kernel {
         match op {
             Op::SetSysctl(setting) => sysctl::write(setting),
             Op::SetLink(index, state) => self.set_link(*index, state),
-            Op::AddAddress(address) => self.route.request(addr::add(address)),
-            Op::DelAddress(address) => self.remove(addr::del(address)),
-            Op::AddNeighbour(neighbour) => self.route.request(neigh::add(neighbour)),
-            Op::DelNeighbour(neighbour) => self.remove(neigh::del(neighbour)),
-            Op::AddRoute(route) => self.route.request(route::add(route)),
-            Op::DelRoute(route) => self.remove(route::del(route)),
-            Op::AddRule(rule) => self
-                .route
-                .request(rule::add(rule).tolerate(rustix::io::Errno::EXIST)),
-            Op::DelRule(rule) => self.remove(rule::del(rule)),
             Op::ReplaceNat(state) => nft::install(&mut self.netfilter, state),
             Op::UpdateNat(change) => nft::update(&mut self.netfilter, &change.0, &change.1),
+            _ => request(op).map_or(Ok(()), |request| {
+                tolerate_gone(op, self.route.request(request))
+            }),
         }
     }
 
-    /// Carries out operations one after the other, each whatever became of those before it. Routes go to the kernel together:
-    /// there is one for each address of the node.
+    /// Carries out operations one after the other, each whatever became of those before it. What takes one request goes to the
+    /// kernel together with its neighbours: there may be a route for each address of the node.
     ///
     /// # Errors
     /// One outcome an operation, as of [`Kernel::apply`].
     pub fn apply_all(&mut self, ops: &[Op]) -> Vec<Result<(), Error>> {
-        let request = |op: &Op| match op {
-            Op::AddRoute(route) => Some(route::add(route)),
-            Op::DelRoute(route) => Some(route::del(route)),
-            _ => None,
-        };
         let mut outcomes = Vec::with_capacity(ops.len());
-        for group in ops.chunk_by(|one, next| is_route(one) && is_route(next)) {
-            let requests: Vec<Request> = group.iter().filter_map(request).collect();
+        let mut rest = ops;
+        while let Some(next) = rest.first() {
+            let requests: Vec<Request> = rest.iter().map_while(request).collect();
+            let (group, others) = rest.split_at(requests.len().max(1));
+            rest = others;
             if requests.is_empty() {
-                outcomes.extend(group.iter().map(|op| self.apply(op)));
+                outcomes.push(self.apply(next));
                 continue;
             }
             match self.route.batch_each(requests) {
-                Ok(each) => outcomes.extend(group.iter().zip(each).map(|(op, outcome)| {
-                    let gone = |error: &Error| matches!(op, Op::DelRoute(_)) && error.is_missing();
-                    outcome.or_else(|error| if gone(&error) { Ok(()) } else { Err(error) })
-                })),
+                Ok(each) => {
+                    let each = group.iter().zip(each);
+                    outcomes.extend(each.map(|(op, outcome)| tolerate_gone(op, outcome)));
+                }
                 // The socket failed, not a request: each is told what becomes of it alone.
                 Err(_) => outcomes.extend(group.iter().map(|op| self.apply(op))),
             }
         }
         outcomes
-    }
-
-    fn remove(&mut self, request: Request) -> Result<(), Error> {
-        match self.route.request(request) {
-            Err(error) if error.is_missing() => Ok(()),
-            outcome => outcome,
-        }
     }
 
     fn set_link(&mut self, index: u32, state: &LinkState) -> Result<(), Error> {
@@ -201,8 +185,30 @@ impl Kernel {
     }
 }
 
-const fn is_route(op: &Op) -> bool {
-    matches!(op, Op::AddRoute(_) | Op::DelRoute(_))
+/// What rtnetlink is asked for; of operations that take more or something else, nothing.
+fn request(op: &Op) -> Option<Request> {
+    Some(match op {
+        Op::AddAddress(address) => addr::add(address),
+        Op::DelAddress(address) => addr::del(address),
+        Op::AddNeighbour(neighbour) => neigh::add(neighbour),
+        Op::DelNeighbour(neighbour) => neigh::del(neighbour),
+        Op::AddRoute(route) => route::add(route),
+        Op::DelRoute(route) => route::del(route),
+        Op::AddRule(rule) => rule::add(rule).tolerate(rustix::io::Errno::EXIST),
+        Op::DelRule(rule) => rule::del(rule),
+        Op::SetSysctl(_) | Op::SetLink(..) | Op::ReplaceNat(_) | Op::UpdateNat(_) => return None,
+    })
+}
+
+fn tolerate_gone(op: &Op, outcome: Result<(), Error>) -> Result<(), Error> {
+    let removes = matches!(
+        op,
+        Op::DelAddress(_) | Op::DelNeighbour(_) | Op::DelRoute(_) | Op::DelRule(_)
+    );
+    outcome.or_else(|error| match error {
+        error if removes && error.is_missing() => Ok(()),
+        error => Err(error),
+    })
 }
 
 /// Whether a link is the host end of a pod link, of a living pod or a doomed one.

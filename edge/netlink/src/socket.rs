@@ -13,7 +13,7 @@ use crate::abi::nlm;
 use crate::message::{Body, Reply};
 use crate::{Error, Netns, Request};
 
-/// Requests that go into one system call at most: their acknowledgements must fit into the receive buffer.
+/// Requests that go into one system call at most: their refusals must fit into the receive buffer.
 const BATCH_REQUESTS: usize = 128;
 /// Bytes that go into one system call at most.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -119,7 +119,7 @@ impl Socket {
         self.batch(vec![request])
     }
 
-    /// Sends all requests in as few system calls as possible and waits for all acknowledgements. Later requests are
+    /// Sends all requests in as few system calls as possible and waits until the last is done. Later requests are
     /// carried out also when an earlier one fails (rtnetlink has no transactions); the first error is returned.
     ///
     /// # Errors
@@ -158,9 +158,15 @@ impl Socket {
         let first = self.seq.wrapping_add(1);
         let mut out = std::mem::take(&mut self.out);
         out.clear();
-        for request in &chunk {
+        for (index, request) in chunk.iter().enumerate() {
             self.seq = self.seq.wrapping_add(1);
-            request.body.finish(nlm::ACK, self.seq, &mut out);
+            // Refusals come back in any case, in order; the last acknowledgement tells that there are no more.
+            let ack = if index + 1 == chunk.len() {
+                nlm::ACK
+            } else {
+                0
+            };
+            request.body.finish(ack, self.seq, &mut out);
         }
         let sent = self.send(&out);
         self.out = out;
@@ -175,15 +181,15 @@ impl Socket {
         };
         sent.map_err(what)?;
         let mut verdicts = vec![None; chunk.len()];
-        let mut open = chunk.len();
-        while open > 0 {
+        let mut done = false;
+        while !done {
             let mut cut = false;
             self.receive(|reply| {
                 let index = usize::try_from(reply.seq.wrapping_sub(first)).unwrap_or(usize::MAX);
                 if let (nlm::ERROR, Some(slot @ None)) = (reply.kind, verdicts.get_mut(index)) {
                     *slot = reply.verdict();
                     cut |= slot.is_none();
-                    open -= usize::from(slot.is_some());
+                    done |= index + 1 == chunk.len();
                 }
             })
             .map_err(what)?;
