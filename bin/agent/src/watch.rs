@@ -24,21 +24,33 @@ pub fn start(node: Arc<Node>, events: Events) -> std::io::Result<()> {
 
 fn listen(node: &Node, mut events: Events) {
     loop {
-        let read = events
-            .wait(WAIT)
-            .and_then(|there| if there { events.read() } else { Ok(Vec::new()) });
-        match read {
-            Ok(batch) => {
-                let Some(event) = batch.iter().find(|event| concerns_us(node, event)) else {
-                    continue;
-                };
+        let mut concerning = change_within(node, &mut events, WAIT);
+        // They come in crowds, ours with every pod and others': one look for all that came until now.
+        std::thread::sleep(node.config.debounce);
+        concerning |= change_within(node, &mut events, Duration::ZERO);
+        if concerning {
+            node.repair.notify_one();
+        }
+    }
+}
+
+/// Waits for notifications, not longer than this; whether one of them concerns us.
+fn change_within(node: &Node, events: &mut Events, wait: Duration) -> bool {
+    let read = events
+        .wait(wait)
+        .and_then(|there| if there { events.read() } else { Ok(Vec::new()) });
+    match read {
+        Ok(batch) => {
+            let concerning = batch.iter().find(|event| concerns_us(node, event));
+            if let Some(event) = concerning {
                 debug!(?event, "somebody changed what is ours");
             }
-            Err(error) => warn!(%error, "kernel notifications were lost"),
+            concerning.is_some()
         }
-        // Changes come in groups: one comparison for all.
-        std::thread::sleep(node.config.debounce);
-        node.repair.notify_one();
+        Err(error) => {
+            warn!(%error, "kernel notifications were lost");
+            true
+        }
     }
 }
 
