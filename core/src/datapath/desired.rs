@@ -61,8 +61,7 @@ pub fn node(input: &NodeInput) -> NodeState {
             },
         );
     }
-    let without_pod = input.addresses.iter().copied().map(unreachable);
-    state.routes.extend(without_pod);
+    state.routes.extend(without_pod(&input.addresses));
     for each in &input.endpoints {
         let slice = endpoint(each, &input.nics);
         state.links.insert(
@@ -136,14 +135,16 @@ pub fn endpoint(endpoint: &Endpoint, nics: &[Nic]) -> EndpointState {
     }
 }
 
-/// What an address leads to as long as no pod has it.
-fn unreachable(ip: IpAddr) -> Route {
-    Route {
+/// What these addresses lead to as long as no pod has them. Neighbours share a route, so that a node with a block of addresses
+/// has few: the routes cover these addresses and no other.
+fn without_pod(addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item = Route> {
+    let nets: Vec<IpNet> = addresses.iter().copied().map(host_net).collect();
+    IpNet::aggregate(&nets).into_iter().map(|dst| Route {
         table: POD_TABLE,
-        dst: host_net(ip),
+        dst,
         kind: RouteKind::Unreachable,
         metric: NO_POD_METRIC,
-    }
+    })
 }
 
 /// The profile's families and those of living pods.

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use proptest::collection::btree_set;
 use proptest::prelude::*;
-use tombolo_core::datapath::conventions::{self, MARK_MAGIC, MARK_MAGIC_MASK, MARK_MASK, nic_mark};
-use tombolo_core::datapath::{NodeInput, NodeState, Rule, Selector, desired};
+use tombolo_core::datapath::conventions::{
+    self, MARK_MAGIC, MARK_MAGIC_MASK, MARK_MASK, POD_TABLE, nic_mark,
+};
+use tombolo_core::datapath::{NodeInput, NodeState, Route, RouteKind, Rule, Selector, desired};
 use tombolo_core::types::{Families, Family};
 
 use super::input::{PRIMARY, address4, address6, any_node, endpoint, nic, node};
@@ -39,6 +42,26 @@ fn rules_of(state: &NodeState, family: Family) -> usize {
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_the_node_holds_and_nothing_else_is_refused(held in btree_set(0_u8..64, 0..=64)) {
+        let ips = |number: u8| [IpAddr::from([10, 0, 9, number]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 9, u16::from(number)])];
+        let mut input = node(Families::Dual, vec![nic(0, 0)], vec![]);
+        input.addresses = held.iter().copied().flat_map(ips).collect();
+        let routes = desired::node(&input).routes;
+        let refused = |ip: &IpAddr| {
+            let over = |route: &&Route| route.table == POD_TABLE && route.dst.contains(ip);
+            routes.iter().filter(over).count()
+        };
+        for number in 0..64 {
+            let once = usize::from(held.contains(&number));
+            prop_assert_eq!(ips(number).map(|ip| refused(&ip)), [once; 2], "{}", number);
+        }
+        let of_pods = routes.iter().filter(|route| route.table == POD_TABLE);
+        prop_assert!(of_pods.clone().all(|route| route.kind == RouteKind::Unreachable));
+        // The largest block of all is two routes.
+        prop_assert!(held.len() < 64 || of_pods.count() == 2);
+    }
 
     #[test]
     fn every_slice_is_part_of_the_node(input in any_node()) {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::snapshot::{CloudNic, EndpointView, EniView, KernelView, NodeView, PodView, Snapshot};
@@ -240,12 +241,12 @@ fn kernel(node: &Node) -> Result<KernelView> {
             let table: u32 = text(&route, "/table").parse().unwrap_or_default();
             if table == 990 {
                 let dst = text(&route, "/dst");
-                let ip = dst.split('/').next().unwrap_or_default().parse();
-                let ip = ip.with_context(|| format!("route {route}"))?;
                 // With -N the type is a number: RTN_UNREACHABLE is 7.
                 if ["unreachable", "7"].contains(&text(&route, "/type").as_str()) {
-                    view.unreachable.insert(ip);
+                    view.unreachable.extend(covered(&dst)?);
                 } else {
+                    let ip = dst.split('/').next().unwrap_or_default().parse();
+                    let ip = ip.with_context(|| format!("route {route}"))?;
                     view.routes.insert(ip, text(&route, "/dev"));
                 }
             }
@@ -348,4 +349,15 @@ fn full_name(object: &Value) -> String {
         text(object, "/metadata/namespace"),
         text(object, "/metadata/name")
     )
+}
+
+/// The addresses of a route's destination. A block is at most as large as what a node holds.
+fn covered(dst: &str) -> Result<Vec<IpAddr>> {
+    let address: Result<IpAddr, _> = dst.parse();
+    let net = address.map_or_else(|_| dst.parse(), |ip| Ok(IpNet::from(ip)));
+    let net: IpNet = net.with_context(|| format!("destination {dst}"))?;
+    let host_bits = net.max_prefix_len() - net.prefix_len();
+    ensure!(host_bits <= 12, "{dst} is refused as a whole");
+    let each = net.subnets(net.max_prefix_len())?;
+    Ok(each.map(|one| one.addr()).collect())
 }
