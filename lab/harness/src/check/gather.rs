@@ -152,7 +152,8 @@ async fn cloud(lab: &Lab, snapshot: &mut Snapshot) -> Result<()> {
     Ok(())
 }
 
-async fn pool(node: &Node) -> Result<BTreeMap<IpAddr, (String, String, String)>> {
+/// An agent's pool: NIC, state and key of each address.
+pub async fn pool(node: &Node) -> Result<BTreeMap<IpAddr, (String, String, String)>> {
     let address = SocketAddr::from(([127, 0, 0, 1], AGENT_PORT));
     let state = http::get_in_netns(&node.netns(), address, "/debug/state").await?;
     let mut pool = BTreeMap::new();

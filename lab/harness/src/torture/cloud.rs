@@ -1,12 +1,13 @@
 //! What is done to the cloud: knobs, and other people's hands.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tombolo_lab_vpc::knobs::Knob;
 
 use super::step::Meddling;
+use crate::check::gather;
 use crate::http::post_unix;
 use crate::kubeapi::{Api, text};
 use crate::state::Lab;
@@ -85,20 +86,37 @@ pub async fn hide_nic(lab: &Lab, nth: usize, replies: u32) -> Result<()> {
     turn(lab, &Knob::Hide { what, replies }).await
 }
 
-/// Names of pods that will not run as they should: those that hold an address which no NIC of their node has any more, and
-/// those that were refused because an earlier pod of a full node was still ending. Only for use while no knob is turned. An
-/// address is in the cloud before a pod can have it, so the pods are read first.
+/// Names of pods that will not run as they should: those that hold an address which the NIC that they have it from has not any
+/// more, and those that were refused because an earlier pod of a full node was still ending. Only for use while no knob is
+/// turned. An address is in the cloud before a pod can have it, so pods and pools are read first.
 pub async fn lost_pods(lab: &Lab, api: &Api) -> Result<Vec<String>> {
     let pods = api.list("/api/v1/namespaces/default/pods").await?;
+    let mut pools = BTreeMap::new();
+    for node in &lab.nodes {
+        // One that is just starting tells the next time.
+        if let Ok(pool) = gather::pool(node).await {
+            pools.insert(node.instance.as_str(), pool);
+        }
+    }
     let nics = nics(lab).await?;
     let mut lost = Vec::new();
     for pod in &pods {
         let node = text(pod, "/spec/nodeName");
         let Ok(node) = lab.node(&node) else { continue };
+        let pool = pools.get(node.instance.as_str());
+        let elsewhere = |nic: &str, ip: &str| {
+            let entry = pool
+                .zip(ip.parse().ok())
+                .and_then(|(pool, ip)| pool.get(&ip));
+            entry.is_some_and(|(from, ..)| from != nic)
+        };
         let has: BTreeSet<&str> = nics
             .iter()
             .filter(|nic| text(nic, "/attachment/instance") == node.instance)
-            .flat_map(addresses)
+            .flat_map(|nic| {
+                let id = text(nic, "/id");
+                addresses(nic).filter(move |ip| !elsewhere(&id, ip))
+            })
             .collect();
         let ips = pod.pointer("/status/podIPs").and_then(Value::as_array);
         let mut ips = ips.into_iter().flatten().map(|ip| text(ip, "/ip"));
