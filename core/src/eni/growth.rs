@@ -299,7 +299,15 @@ impl<'v, 'a> Growth<'v, 'a> {
         if self.creating(plan) || self.view.underway.calls.keys().any(going) {
             return;
         }
-        let (reason, subject, limit, free) = if self.no_subnet || !self.short.is_empty() {
+        // A NIC that does not come is the reason then, and is told as such.
+        let stuck = |n: &NicShape<'_>| {
+            n.state == NicState::Attaching && self.view.underway.stuck.contains(&n.nic.eni)
+        };
+        let no_address = self.no_subnet || !self.short.is_empty();
+        if !no_address && self.shape.nics.iter().any(stuck) {
+            return;
+        }
+        let (reason, subject, limit, free) = if no_address {
             let mut free: Vec<(String, u32)> = Vec::new();
             for subnet in &observation.subnets {
                 let used = observation.nics.iter().any(|nic| nic.subnet == subnet.id);

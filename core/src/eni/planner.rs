@@ -26,7 +26,7 @@
 //! | refused hold | the node refused to give an address back |
 //! | taking hold | an address that was asked for is not seen any more |
 //! | idle | since when a NIC was spare without a break |
-//! | attach | since when a NIC is being attached: late after a while, given up after three times as long |
+//! | attach | since when a NIC is being attached, however often that failed: late after a while, given up after three times as long |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -208,6 +208,12 @@ impl Planner {
         let key = backoff_key(call);
         let Err(failure) = outcome else {
             self.backoffs.remove(&key);
+            // One that was given up has as much time again.
+            if let Call::Detach { eni } = call
+                && let Some(since) = self.attaching.get_mut(eni)
+            {
+                *since = now;
+            }
             return;
         };
         let limit_until = now + self.config.limit_hold;
@@ -307,13 +313,14 @@ impl Planner {
                 self.refused.insert(*ip, now + self.config.refused_hold);
             }
         }
-        let is_attaching = |eni: &String| {
+        // An attachment that the cloud ended did not come either.
+        let has_not_come = |eni: &String| {
             observation
                 .nics
                 .iter()
-                .any(|nic| nic.eni == *eni && nic.state == NicState::Attaching)
+                .any(|nic| nic.eni == *eni && nic.state != NicState::InUse)
         };
-        self.attaching.retain(|eni, _| is_attaching(eni));
+        self.attaching.retain(|eni, _| has_not_come(eni));
         for nic in observation
             .nics
             .iter()
@@ -511,11 +518,15 @@ impl Planner {
         actions: &mut Vec<Action>,
     ) {
         let replaced = LIMITS.iter().any(|limit| problems.contains_key(limit));
+        let lasts = |reason: &Reason| match reason {
+            // Given up is not come.
+            Reason::AttachTimeout => !met && !self.attaching.is_empty(),
+            limit => !met && !replaced && LIMITS.contains(limit),
+        };
         let over: Vec<Reason> = self
             .reported
             .iter()
-            .filter(|reason| !problems.contains_key(reason))
-            .filter(|reason| !LIMITS.contains(reason) || met || replaced)
+            .filter(|reason| !problems.contains_key(reason) && !lasts(reason))
             .copied()
             .collect();
         for reason in over {

@@ -185,11 +185,34 @@ fn an_attachment_that_never_comes_is_given_up_even_at_the_limit_of_nics() {
         "the same NIC once more"
     );
     assert!(world.now.0 - before.0 >= CONFIG.attach_patience().0);
-    let reasons: Vec<Reason> = world.reports.iter().map(|problem| problem.reason).collect();
-    assert!(reasons.contains(&Reason::AttachTimeout), "{reasons:?}");
-    for reason in reasons {
-        assert!(world.cleared.contains(&reason), "{reason} is over");
+    assert_eq!(told(&world), [Reason::AttachTimeout], "once, and no limit");
+    assert_eq!(world.cleared, [Reason::AttachTimeout]);
+}
+
+fn told(world: &World) -> Vec<Reason> {
+    world.reports.iter().map(|problem| problem.reason).collect()
+}
+
+#[test]
+fn an_attachment_that_fails_again_and_again_is_told_as_one_that_does_not_come() {
+    let mut world = World::new((2, 4, 4), Families::V4, &[("s1", 100)]);
+    let mut planner = planner();
+    world.pods = 3;
+    let pause = Millis(5000);
+    let begun = world.now;
+    while told(&world).is_empty() {
+        world.step(&mut planner);
+        world.step(&mut planner);
+        assert_eq!(world.nics[1].state, NicState::Attaching);
+        world.nics[1].state = NicState::Available;
+        world.arriving.clear();
+        world.now = world.now + pause;
+        assert!(world.now - begun < CONFIG.attach_patience(), "never told");
     }
+    assert!(world.now - begun >= CONFIG.attach_timeout);
+    world.settle(&mut planner);
+    assert_eq!(told(&world), [Reason::AttachTimeout], "once, and no limit");
+    assert_eq!(world.cleared, [Reason::AttachTimeout]);
 }
 
 /// Two NICs with pods on both; then the second one's addresses are left out of every reading.
