@@ -10,15 +10,16 @@ use tombolo_core::types::Reason;
 use crate::events::{Events, Subject};
 use crate::metrics::{Metrics, ReasonLabels};
 
-/// Condition types that are ours, and the reasons that make each false.
+/// Condition types that are ours, and the reasons that make each false, the nearest cause first: at the limit of NICs, one
+/// that does not come is what is missing.
 const CONDITIONS: [(&str, &[Reason]); 3] = [
     ("SubnetsAvailable", &[Reason::SubnetFull]),
     (
         "NicsAvailable",
         &[
+            Reason::AttachTimeout,
             Reason::NicLimit,
             Reason::AddressLimit,
-            Reason::AttachTimeout,
             Reason::UnknownInstanceType,
         ],
     ),
@@ -28,11 +29,25 @@ const CONDITIONS: [(&str, &[Reason]); 3] = [
     ),
 ];
 
+/// Who says that a problem is there. It is over when nobody says so any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The planner: calls that fail, limits that are met.
+    Planner,
+    /// The readings of the whole cloud.
+    Readings,
+    /// The worker's own look at node and objects.
+    Worker,
+}
+
+/// What each says of a problem.
+type Active = BTreeMap<Reason, BTreeMap<Source, String>>;
+
 /// The problems of a node.
 #[derive(Debug)]
 pub struct Problems {
     node: String,
-    active: BTreeMap<Reason, String>,
+    active: Active,
     events: Events,
     metrics: Arc<Metrics>,
 }
@@ -41,15 +56,15 @@ impl Problems {
     pub fn new(node: &str, events: Events, metrics: Arc<Metrics>) -> Self {
         Self {
             node: node.to_owned(),
-            active: BTreeMap::new(),
+            active: Active::new(),
             events,
             metrics,
         }
     }
 
     /// A problem is there; only its beginning is told.
-    pub fn begin(&mut self, reason: Reason, message: String) {
-        if self.active.contains_key(&reason) {
+    pub fn begin(&mut self, source: Source, reason: Reason, message: String) {
+        if !say(&mut self.active, source, reason, &message) {
             return;
         }
         tracing::warn!(node = %self.node, %reason, %message, "problem");
@@ -65,14 +80,12 @@ impl Problems {
                 reason: reason.word(),
             })
             .inc();
-        self.events
-            .warn(Subject::node(&self.node), reason, message.clone());
-        self.active.insert(reason, message);
+        self.events.warn(Subject::node(&self.node), reason, message);
     }
 
-    /// A problem is over, if it was there.
-    pub fn end(&mut self, reason: Reason) {
-        if self.active.remove(&reason).is_some() {
+    /// A problem is over, if it was there and nobody else says that it is.
+    pub fn end(&mut self, source: Source, reason: Reason) {
+        if unsay(&mut self.active, source, reason) {
             tracing::info!(node = %self.node, %reason, "problem over");
             self.metrics
                 .problems
@@ -84,10 +97,10 @@ impl Problems {
     }
 
     /// Begins or ends.
-    pub fn set(&mut self, reason: Reason, message: Option<String>) {
+    pub fn set(&mut self, source: Source, reason: Reason, message: Option<String>) {
         match message {
-            Some(message) => self.begin(reason, message),
-            None => self.end(reason),
+            Some(message) => self.begin(source, reason, message),
+            None => self.end(source, reason),
         }
     }
 
@@ -110,16 +123,33 @@ impl Drop for Problems {
     }
 }
 
-fn conditions(
-    active: &BTreeMap<Reason, String>,
-    present: &[Condition],
-    now: &Time,
-) -> Option<Vec<Condition>> {
+/// Whether that is news.
+fn say(active: &mut Active, source: Source, reason: Reason, message: &str) -> bool {
+    let said = active.entry(reason).or_default();
+    let news = said.is_empty();
+    said.entry(source).or_insert_with(|| message.to_owned());
+    news
+}
+
+/// Whether it is over.
+fn unsay(active: &mut Active, source: Source, reason: Reason) -> bool {
+    let Some(said) = active.get_mut(&reason) else {
+        return false;
+    };
+    said.remove(&source);
+    let over = said.is_empty();
+    if over {
+        active.remove(&reason);
+    }
+    over
+}
+
+fn conditions(active: &Active, present: &[Condition], now: &Time) -> Option<Vec<Condition>> {
     let mut all = present.to_vec();
     for (kind, reasons) in CONDITIONS {
         let problem = reasons
             .iter()
-            .find_map(|reason| active.get_key_value(reason));
+            .find_map(|reason| Some((reason, active.get(reason)?.values().next()?)));
         let (status, reason, message) = match problem {
             Some((reason, message)) => ("False", reason.word(), message.as_str()),
             None => ("True", "Available", ""),
@@ -164,7 +194,7 @@ mod tests {
             last_transition_time: at(1),
             observed_generation: None,
         };
-        let none = BTreeMap::new();
+        let none = Active::new();
         let first = conditions(&none, std::slice::from_ref(&ready), &at(5)).unwrap();
         assert_eq!(first.len(), 4);
         assert_eq!(first[0], ready);
@@ -174,7 +204,8 @@ mod tests {
                 .all(|condition| condition.status == "True")
         );
         assert_eq!(conditions(&none, &first, &at(6)), None, "nothing changed");
-        let full = BTreeMap::from([(Reason::SubnetFull, "s1 0".to_owned())]);
+        let said = BTreeMap::from([(Source::Planner, "s1 0".to_owned())]);
+        let full = Active::from([(Reason::SubnetFull, said)]);
         let second = conditions(&full, &first, &at(7)).unwrap();
         let subnets = second
             .iter()
@@ -194,5 +225,32 @@ mod tests {
             .find(|condition| condition.type_ == "NicsAvailable")
             .unwrap();
         assert_eq!(nics.last_transition_time, at(5));
+    }
+
+    #[test]
+    fn a_problem_lasts_as_long_as_anybody_says_so() {
+        let mut active = Active::new();
+        let mut said = |source| say(&mut active, source, Reason::CloudError, "no reply");
+        let begun = [Source::Planner, Source::Readings, Source::Planner].map(&mut said);
+        assert_eq!(begun, [true, false, false], "told once");
+        let mut over = |source| {
+            let over = unsay(&mut active, source, Reason::CloudError);
+            (
+                over,
+                conditions(&active, &[], &at(1)).unwrap()[2].status.clone(),
+            )
+        };
+        let told = [
+            Source::Worker,
+            Source::Readings,
+            Source::Planner,
+            Source::Planner,
+        ];
+        let told = told.map(&mut over);
+        let told = told
+            .each_ref()
+            .map(|(over, status)| (*over, status.as_str()));
+        let lasts = (false, "False");
+        assert_eq!(told, [lasts, lasts, (true, "True"), (false, "True")]);
     }
 }

@@ -17,7 +17,7 @@ use tombolo_core::types::{Millis, NicLimits, Reason};
 
 use super::execute::{self, Given, Target, execute};
 use super::ledger::{self, Entry};
-use super::problems::Problems;
+use super::problems::{Problems, Source};
 use super::reclaim::{self, Reclaimed, reclaim};
 use super::spec;
 use super::view::{self, CloudView};
@@ -169,17 +169,16 @@ impl Worker {
         }
     }
 
-    /// The planner tells of failed calls under the same reasons; only what was begun here is ended here.
     fn note_reachability(&mut self) {
         let now = self.shared.inventory.unreachable();
         if let Some(before) = self
             .unreachable
             .take_if(|before| now.as_ref().is_none_or(|(reason, _)| reason != before))
         {
-            self.problems.end(before);
+            self.problems.end(Source::Readings, before);
         }
         if let Some((reason, message)) = now {
-            self.problems.begin(reason, message);
+            self.problems.begin(Source::Readings, reason, message);
             self.unreachable = Some(reason);
         }
     }
@@ -282,13 +281,15 @@ impl Worker {
             .read(|snapshot| CloudView::of(snapshot, cluster, &self.node, &instance));
         // An instance that is not listed: nothing is known, so nothing is changed.
         let Some(shown) = cloud else {
-            self.problems.set(Reason::ForeignConflict, other);
+            self.problems
+                .set(Source::Worker, Reason::ForeignConflict, other);
             return Ok(Next::At(None));
         };
         let (withheld, user) = self.used_elsewhere(&shown);
         let mut cloud = shown.clone();
         cloud.withhold(&withheld);
-        self.problems.set(Reason::ForeignConflict, other.or(user));
+        self.problems
+            .set(Source::Worker, Reason::ForeignConflict, other.or(user));
         shared.wakers.set_instance(&self.node, &instance);
         // One reading that shows less than was known before we began proves nothing; the next one wakes us.
         if !shared.inventory.settled() && view::shows_less(&cloud, &nrs) {
@@ -365,8 +366,12 @@ impl Worker {
                 tracing::info!(node = %self.node, count = addresses.len(), "asking for addresses back");
             }
             Action::Unmark(_) => {}
-            Action::Report(problem) => self.problems.begin(problem.reason, problem.to_string()),
-            Action::ClearReport(reason) => self.problems.end(reason),
+            Action::Report(problem) => {
+                let message = problem.to_string();
+                self.problems
+                    .begin(Source::Planner, problem.reason, message);
+            }
+            Action::ClearReport(reason) => self.problems.end(Source::Planner, reason),
             call => {
                 if let Action::DetachNic { eni, nic } = &call {
                     self.leaving.insert(eni.clone(), nic.0.clone());
@@ -464,7 +469,8 @@ impl Worker {
             .limits
             .is_none()
             .then(|| format!("the cloud does not know instance type {kind:?}"));
-        self.problems.set(Reason::UnknownInstanceType, message);
+        self.problems
+            .set(Source::Worker, Reason::UnknownInstanceType, message);
         cloud.limits
     }
 
@@ -481,12 +487,12 @@ impl Worker {
         let Some(node) = node else { return kept() };
         match profile::choose(profiles.iter().map(AsRef::as_ref), node.labels()) {
             Ok(chosen) => {
-                self.problems.end(Reason::InvalidProfile);
+                self.problems.end(Source::Worker, Reason::InvalidProfile);
                 Some(chosen)
             }
             Err(error) => {
                 self.problems
-                    .begin(Reason::InvalidProfile, error.to_string());
+                    .begin(Source::Worker, Reason::InvalidProfile, error.to_string());
                 kept()
             }
         }
