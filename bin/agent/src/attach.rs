@@ -24,7 +24,7 @@ use crate::detach;
 use crate::error::{Error, families_word};
 use crate::journal::{Journal, NetnsRecord, Phase, Record};
 use crate::keys::{Cancel, Why};
-use crate::node::{Node, Wired};
+use crate::node::{Node, Shortage, Wired};
 use crate::notes;
 use crate::steps;
 
@@ -209,11 +209,19 @@ async fn reserve(
     }
 }
 
-/// Why there was none: what the operator says about it, else that the pool is empty; always with numbers.
+/// Why there was none: a NIC that this node lacks, or what the operator says about it, else that the pool is empty; always
+/// with numbers.
 async fn no_address(node: &Arc<Node>, wired: &Wired, wait: Duration) -> Result<Error, Error> {
     let counts = node.pool.snapshot().await?.counts;
     let sum = |of: fn(&tombolo_core::ipam::Counts) -> u32| counts.values().map(of).sum::<u32>();
-    let shortage = node.shortage.borrow().clone();
+    let now = node.wired.borrow().clone();
+    let shortage = match now.lacking() {
+        Some(problem) => Shortage {
+            reason: Some(problem.reason),
+            message: problem.message.clone(),
+        },
+        None => node.shortage.borrow().clone(),
+    };
     let hint = if shortage.message.is_empty() {
         String::new()
     } else {

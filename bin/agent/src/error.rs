@@ -59,7 +59,12 @@ pub enum Error {
     #[error("{key} was still being removed after {waited_ms} ms")]
     StillDraining { key: AttachmentKey, waited_ms: u128 },
     #[error("not ready after {waited_ms} ms: {what}")]
-    NotReady { what: String, waited_ms: u128 },
+    NotReady {
+        /// What is in the way, where that is known.
+        reason: Reason,
+        what: String,
+        waited_ms: u128,
+    },
     #[error("{key} differs from what ADD made: {}", differences.join("; "))]
     CheckFailed {
         key: AttachmentKey,
@@ -87,9 +92,9 @@ impl Error {
             Self::Kernel { .. } | Self::Task(_) => Reason::KernelError,
             Self::Journal(_) => Reason::JournalError,
             Self::Spec(invalid) => invalid.reason(),
-            Self::NoAddress { reason, .. } => *reason,
+            Self::NoAddress { reason, .. } | Self::NotReady { reason, .. } => *reason,
             Self::Superseded { .. } | Self::Vanished { .. } => Reason::Superseded,
-            Self::StillDraining { .. } | Self::NotReady { .. } => Reason::NotReady,
+            Self::StillDraining { .. } => Reason::NotReady,
             Self::CheckFailed { .. } => Reason::CheckFailed,
             Self::Stopping => Reason::AgentUnavailable,
         }

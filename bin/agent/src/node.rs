@@ -57,6 +57,18 @@ impl Wired {
         self.plan.is_some() && self.problems.iter().all(|problem| problem.serving)
     }
 
+    /// Why a NIC that the plan lists gives this node no addresses, if one does not.
+    pub fn lacking(&self) -> Option<&Problem> {
+        let plan = self.plan.as_ref()?;
+        let wired = |id: &NicId| self.nics.iter().any(|nic| nic.id == *id);
+        if plan.nics.iter().all(|nic| wired(&nic.id)) {
+            return None;
+        }
+        // Not seen, or seen more than once: `join` found it.
+        let of = |reason| self.problems.iter().find(move |p| p.reason == reason);
+        of(Reason::AttachTimeout).or_else(|| of(Reason::ForeignConflict))
+    }
+
     /// MTU in bytes of a pod with these addresses: the profile's, else the least of its NICs'.
     pub fn pod_mtu(&self, addresses: &[EndpointAddress]) -> u32 {
         let of_nic = |id: &NicId| {
@@ -210,11 +222,15 @@ impl Node {
             return Ok(Arc::clone(&wired));
         }
         let wired = self.wired.borrow().clone();
-        let what = match wired.problems.iter().find(|problem| !problem.serving) {
-            Some(problem) => format!("{}: {}", problem.reason, problem.message),
-            None => "the operator has not yet described this node".to_owned(),
+        let (reason, what) = match wired.problems.iter().find(|problem| !problem.serving) {
+            Some(problem) => (problem.reason, problem.message.clone()),
+            None => {
+                let what = "the operator has not yet described this node";
+                (Reason::NotReady, what.to_owned())
+            }
         };
         Err(Error::NotReady {
+            reason,
             what,
             waited_ms: wait.as_millis(),
         })
