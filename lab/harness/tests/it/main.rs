@@ -27,6 +27,7 @@ mod leaders;
 mod lies;
 mod objects;
 mod planted;
+mod reasons;
 mod repair;
 mod restart;
 mod rp_filter;
