@@ -38,6 +38,7 @@ async fn a_range_that_joins_the_vpc_is_no_longer_translated() {
     // One that began before keeps its translation, or it would break.
     bed.count("stream", primary, OUTSIDE);
     let stream = pods[1].stream(OUTSIDE);
+    wait_until("the stream begins", || bed.counted("stream") > 0);
     let before = bed.spec["vpcCidrs"].clone();
     bed.spec["vpcCidrs"]
         .as_array_mut()
