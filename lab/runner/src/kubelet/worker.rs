@@ -220,12 +220,12 @@ impl Worker {
             .unwrap_or_default();
         let mut pause = PAUSE.0;
         loop {
-            if self
-                .state
-                .sandbox
-                .as_ref()
-                .is_some_and(|sandbox| sandbox.usable(&self.context))
-            {
+            // One that was taken down keeps its addresses, for the status, but no namespace. Its pod may be wanted again: an
+            // API server was restored from a backup.
+            let stands = |sandbox: &Sandbox| {
+                sandbox.usable(&self.context) && (host_network || sandbox.netns.is_some())
+            };
+            if self.state.sandbox.as_ref().is_some_and(stands) {
                 self.problem = None;
                 return Ok(None);
             }

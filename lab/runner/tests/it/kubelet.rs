@@ -675,3 +675,41 @@ async fn a_restart_finds_its_pods() {
     bed.delete("ends").await;
     bed.end().await;
 }
+
+/// As of a stand-in that ended between DEL and the end of the pod's object, which a restored API server shows as running.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_was_taken_down_and_is_wanted_again_gets_a_sandbox() {
+    if !available("a_pod_that_was_taken_down_and_is_wanted_again", &[]) {
+        return;
+    }
+    let mut bed = Bed::new(5).await;
+    bed.configure();
+    bed.create("back", FOREVER, json!({})).await;
+    bed.phase("back", "Running").await;
+    bed.kill().await;
+    let mut state = bed.states().remove(0);
+    let pid = i32::try_from(state["containers"][0]["running"]["pid"].as_i64().unwrap()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let _status =
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
+    for netns in bed.namespaces() {
+        rustix::mount::unmount(&netns, rustix::mount::UnmountFlags::DETACH).unwrap();
+        fs::remove_file(netns).unwrap();
+    }
+    state["sandbox"]["netns"] = Value::Null;
+    let file = format!("state/pods/{}.json", state["uid"].as_str().unwrap());
+    fs::write(bed.dir.path().join(file), state.to_string()).unwrap();
+    bed.start();
+    let adds = async || {
+        bed.calls()
+            .iter()
+            .filter(|(command, _)| command == "ADD")
+            .count()
+            == 2
+    };
+    eventually(adds).await;
+    assert_eq!(bed.namespaces().len(), 1);
+    bed.delete("back").await;
+    bed.end().await;
+}
