@@ -260,8 +260,9 @@ fn await_kernel() -> Result<()> {
     run("ip", &["link", "set", "lo", "up"]).map(drop)
 }
 
-/// Batches a round, at least.
+/// Batches a round at least, and calls: what is told of few is chance.
 const BATCHES: usize = 4;
+const CALLS: usize = 100;
 
 /// Several started together, again and again.
 fn at_once(
@@ -271,9 +272,8 @@ fn at_once(
     together: usize,
 ) -> Result<Vec<Row>> {
     let mut samples = none(plugins);
-    let batches = effort.runs.div_ceil(together * effort.rounds);
-    // Who is served when differs from batch to batch: of few, the median is chance.
-    let batches = batches.max(BATCHES);
+    let asked = effort.runs.div_ceil(together * effort.rounds);
+    let batches = asked.max(BATCHES).max(CALLS.div_ceil(together));
     for round in 0..effort.rounds {
         for s in &mut samples {
             s.begin();
