@@ -262,7 +262,7 @@ fn await_kernel() -> Result<()> {
 
 /// Batches a round at least, and calls: what is told of few is chance.
 const BATCHES: usize = 4;
-const CALLS: usize = 100;
+const CALLS: usize = 320;
 
 /// Several started together, again and again.
 fn at_once(

@@ -8,34 +8,32 @@
 //!        └──────────────────────────── ADD succeeds ◀─ the fault ends ◀──────────────────────┘
 //! ```
 
+mod deeds;
 mod faults;
+mod pods;
+mod telling;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
-use tombolo_cloud_sim::wire::{CreateNic, DeleteNic, DescribeNics};
+use tombolo_cloud_sim::wire::DescribeNics;
 use tombolo_core::types::Reason;
 use tombolo_lab::check::gather::AGENT_PORT;
-use tombolo_lab::http::{get_in_netns, get_text_in_netns};
+use tombolo_lab::http::get_in_netns;
 use tombolo_lab::kubeapi::{Api, text};
-use tombolo_lab::node::output;
 use tombolo_lab::state::{Lab, Node};
 use tombolo_lab::topology::{NodeSpec, Topology};
 use tombolo_lab::up::wait_for;
 use tombolo_lab_vpc::AdminClient;
-use tombolo_lab_vpc::admin::{Calls, ForceDetach, MoveAddress, SetKnob, TakeAddress, VanishNic};
-use tombolo_lab_vpc::knobs::Knob;
 
 use faults::{ATTACH_TIMEOUT, ATTACHING, Fault, Misdeed, Row, SLIM, Seen, TINY, Teller, WIDE};
+use telling::number;
 
-use crate::bed::FOR_EVER;
-use crate::support::{in_ns, scenario};
+use crate::support::scenario;
 
 /// Only failing tests wait so long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -108,22 +106,6 @@ fn node(name: &str) -> NodeSpec {
         instance_type: name.to_owned(),
         max_pods: Some(200),
     }
-}
-
-/// What the plugin wrote when it failed.
-#[derive(Debug)]
-struct CniError {
-    code: u64,
-    msg: String,
-}
-
-/// What people could have seen before the fault.
-struct Before {
-    operator_log: usize,
-    agent_log: usize,
-    operator: String,
-    agent: String,
-    events: BTreeSet<String>,
 }
 
 struct Day<'a> {
@@ -253,95 +235,6 @@ impl<'a> Day<'a> {
         rested.await.with_context(|| last.take())
     }
 
-    async fn before(&self, node: &Node) -> Result<Before> {
-        Ok(Before {
-            operator_log: self.log("operator", 0)?.len(),
-            agent_log: self.log(&format!("agent-{}", node.name), 0)?.len(),
-            operator: self.operator().await?,
-            agent: self.agent(node, "/metrics").await?,
-            events: self.events().await?.into_keys().collect(),
-        })
-    }
-
-    async fn plant(&self, row: &Row, node: &Node) -> Result<()> {
-        match &row.fault {
-            Fault::Turned(knobs) => {
-                for knob in knobs {
-                    self.turn(knob.clone()).await?;
-                }
-                Ok(())
-            }
-            Fault::Deed(deed) => self.commit(*deed, node).await,
-        }
-    }
-
-    async fn commit(&self, deed: Misdeed, node: &Node) -> Result<()> {
-        match deed {
-            Misdeed::Crowd => {}
-            Misdeed::HideInstance => {
-                let (what, replies) = (node.instance.clone(), FOR_EVER);
-                self.turn(Knob::Hide { what, replies }).await?;
-                self.readings(2).await?;
-            }
-            Misdeed::FillSubnet { v4 } => {
-                let mut count = 49;
-                while count > 0 {
-                    let (ipv4_count, ipv6_count) = if v4 { (count, 0) } else { (0, count) };
-                    let call = CreateNic {
-                        subnet: "subnet-a".to_owned(),
-                        description: "a stranger's".to_owned(),
-                        client_token: None,
-                        ipv4_count,
-                        ipv6_count,
-                        security_groups: Vec::new(),
-                        tags: BTreeMap::new(),
-                    };
-                    match self.cloud.cloud(&call).await {
-                        Ok(nic) => self.strangers.borrow_mut().push(nic.id),
-                        Err(_) => count /= 2,
-                    }
-                }
-            }
-            Misdeed::HideLink => {
-                // The NIC with the free address is to be the second one.
-                self.eat(node).await?;
-                self.rest(node).await?;
-                in_ns(
-                    &node.netns(),
-                    "ip",
-                    &["link", "set", "eth1", "address", "02:00:00:00:ff:ff"],
-                )?;
-            }
-            Misdeed::DetachNic | Misdeed::DeleteNic => {
-                let nic = self.free(node).await?.1;
-                if deed == Misdeed::DetachNic {
-                    self.cloud.lab(&ForceDetach { nic }).await?;
-                } else {
-                    self.cloud.lab(&VanishNic { nic }).await?;
-                }
-            }
-            Misdeed::TakeFree => {
-                let (address, _) = self.free(node).await?;
-                self.cloud.lab(&TakeAddress { address }).await?;
-                wait_for("another one", PATIENCE, async || {
-                    Ok(self.free(node).await.is_ok_and(|(ip, _)| ip != address))
-                })
-                .await?;
-            }
-            Misdeed::TakeBound | Misdeed::MoveBound => {
-                let address = self.add_now(node, &self.name())?;
-                if deed == Misdeed::TakeBound {
-                    self.cloud.lab(&TakeAddress { address }).await?;
-                } else {
-                    let other = self.lab.node(WIDE)?;
-                    let (_, to) = self.free(other).await?;
-                    self.cloud.lab(&MoveAddress { address, to }).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Takes what is free until nothing is and the problem is told.
     async fn hunger(&self, row: &Row, node: &Node, word: Reason) -> Result<()> {
         let hungry = wait_for("the condition", PATIENCE, async || {
@@ -355,216 +248,9 @@ impl<'a> Day<'a> {
         hungry.await
     }
 
-    /// Log, metric and Event of the problem itself.
-    async fn told(
-        &self,
-        (teller, also): (Teller, &[Reason]),
-        node: &Node,
-        word: Reason,
-        before: &Before,
-    ) -> Result<()> {
-        let reason = [("reason", word.word())];
-        let of_node = [("operation", "node"), reason[0]];
-        match teller {
-            Teller::Operator => {
-                let begun = wait_for("the metric", PATIENCE, async || {
-                    let operator = self.operator().await?;
-                    Ok(grew(
-                        &before.operator,
-                        &operator,
-                        "operator_problems_begun_total",
-                        &reason,
-                    ))
-                });
-                begun.await?;
-                let log = self.log("operator", before.operator_log)?;
-                ensure!(
-                    log.contains(&format!("{}{word} ", problem_of(node))),
-                    "{word} is not in the operator's log:\n{log}"
-                );
-            }
-            Teller::Agent => {
-                let begun = wait_for("the metric", PATIENCE, async || {
-                    let agent = self.agent(node, "/metrics").await?;
-                    Ok(grew(
-                        &before.agent,
-                        &agent,
-                        "agent_operations_total",
-                        &of_node,
-                    ))
-                });
-                begun.await?;
-                let log = self.log(&format!("agent-{}", node.name), before.agent_log)?;
-                ensure!(
-                    log.contains(&format!("problem on this node reason={word} ")),
-                    "{word} is not in the agent's log:\n{log}"
-                );
-            }
-        }
-        wait_for("the Event", PATIENCE, async || {
-            let seen = self.new_events(node, before).await?;
-            Ok(seen.iter().any(|reason| reason == word.word()))
-        })
-        .await?;
-        let seen = self.new_events(node, before).await?;
-        let expected =
-            |seen: &String| *seen == word.word() || also.iter().any(|also| *seen == also.word());
-        ensure!(seen.iter().all(expected), "other words, too: {seen:?}");
-        Ok(())
-    }
-
-    /// Log and metric of the ADD that failed.
-    async fn told_of_add(&self, node: &Node, word: Reason, before: &Before) -> Result<()> {
-        let agent = self.agent(node, "/metrics").await?;
-        let labels = [("operation", "add"), ("reason", word.word())];
-        let counted = grew(&before.agent, &agent, "agent_operations_total", &labels);
-        ensure!(counted, "no metric of the ADD that failed with {word}");
-        let log = self.log(&format!("agent-{}", node.name), before.agent_log)?;
-        let line =
-            |l: &str| l.contains(r#"operation="add""#) && l.contains(&format!("reason={word} "));
-        ensure!(
-            log.lines().any(line),
-            "the agent's log has no ADD with {word}:\n{log}"
-        );
-        Ok(())
-    }
-
-    /// No problem of the node began, and no Event came.
-    async fn nothing_else(&self, row: &Row, node: &Node, before: &Before) -> Result<()> {
-        let events = self.new_events(node, before).await?;
-        let log = self.log("operator", before.operator_log)?;
-        ensure!(
-            events.is_empty() && !log.contains(&problem_of(node)),
-            "{:?} was told: {events:?}",
-            row.what
-        );
-        Ok(())
-    }
-
-    async fn heal(&self, row: &Row, node: &Node, had: usize) -> Result<()> {
-        self.turn(Knob::Reset).await?;
-        self.turn(Knob::AttachDelay { ms: ATTACHING }).await?;
-        let strangers = self.strangers.take();
-        for nic in &strangers {
-            let nic = nic.clone();
-            self.cloud.cloud(&DeleteNic { nic }).await?;
-        }
-        if !strangers.is_empty() {
-            // Until they are believed gone, the operator takes nothing that they had.
-            self.readings(3).await?;
-        }
-        match row.fault {
-            Fault::Deed(Misdeed::HideLink) => {
-                let mac = self.mac_of(node, 1).await?;
-                in_ns(
-                    &node.netns(),
-                    "ip",
-                    &["link", "set", "eth1", "address", &mac],
-                )?;
-            }
-            // What is wrong with them ends with them.
-            Fault::Deed(Misdeed::TakeBound | Misdeed::MoveBound | Misdeed::Crowd) => {
-                self.leave(had)?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Takes the free address.
-    async fn eat(&self, node: &Node) -> Result<()> {
-        self.add_now(node, &self.name()).map(drop)
-    }
-
-    /// ADDs that wait as long as the profile says.
-    fn add_some(&self, row: &Row, node: &Node) -> Result<()> {
-        let names: Vec<String> = (0..row.adds).map(|_| self.name()).collect();
-        let outcomes: Vec<Result<_>> = std::thread::scope(|scope| {
-            let adds: Vec<_> = names
-                .iter()
-                .map(|name| scope.spawn(|| plugin(node, "ADD", name, 30)))
-                .collect();
-            adds.into_iter()
-                .map(|add| add.join().expect("a thread"))
-                .collect()
-        });
-        for (name, outcome) in names.into_iter().zip(outcomes) {
-            outcome?.map_err(|failed| anyhow!("ADD: {failed:?}"))?;
-            self.pods.borrow_mut().push((node.name.clone(), name));
-        }
-        Ok(())
-    }
-
-    /// An ADD that succeeds; the pod's IPv4 address.
-    fn add_now(&self, node: &Node, name: &str) -> Result<IpAddr> {
-        let added = self.add(node, name, 30)?;
-        let result = added.map_err(|failed| anyhow!("ADD: {failed:?}"))?;
-        let address = text(&result, "/ips/0/address");
-        let ip = address.split('/').next().unwrap_or_default();
-        ip.parse()
-            .with_context(|| format!("no address in {result}"))
-    }
-
-    fn add(&self, node: &Node, name: &str, seconds: u64) -> Result<Result<Value, CniError>> {
-        let outcome = plugin(node, "ADD", name, seconds)?;
-        if outcome.is_ok() {
-            self.pods
-                .borrow_mut()
-                .push((node.name.clone(), name.to_owned()));
-        }
-        Ok(outcome)
-    }
-
-    /// The pods beyond so many go.
-    fn leave(&self, staying: usize) -> Result<()> {
-        let leaving = self.pods.borrow_mut().split_off(staying);
-        let lab = self.lab;
-        std::thread::scope(|scope| {
-            let lanes: Vec<_> = leaving
-                .chunks(leaving.len().div_ceil(4).max(1))
-                .map(|pods| scope.spawn(|| pods.iter().try_for_each(|pod| del(lab, pod))))
-                .collect();
-            let mut lanes = lanes.into_iter().map(|lane| lane.join().unwrap());
-            lanes.try_for_each(|outcome| outcome)
-        })
-    }
-
-    fn name(&self) -> String {
-        self.number.set(self.number.get() + 1);
-        format!("pod-{:03}", self.number.get())
-    }
-
-    async fn turn(&self, knob: Knob) -> Result<()> {
-        self.cloud.lab(&SetKnob { knob }).await?;
-        Ok(())
-    }
-
-    /// Lets the operator take so many whole readings from now on.
-    async fn readings(&self, count: u64) -> Result<()> {
-        let taken = async || -> Result<u64> {
-            let calls = self.cloud.lab(&Calls {}).await?;
-            Ok(calls.get("DescribeVpc").map_or(0, |calls| calls.total()))
-        };
-        let begun = taken().await?;
-        wait_for("readings", PATIENCE, async || {
-            Ok(taken().await? > begun + count)
-        })
-        .await
-    }
-
     async fn state(&self, node: &Node) -> Result<Value> {
         let address = SocketAddr::from(([127, 0, 0, 1], AGENT_PORT));
         get_in_netns(&node.netns(), address, "/debug/state").await
-    }
-
-    async fn agent(&self, node: &Node, path: &str) -> Result<String> {
-        let address = SocketAddr::from(([127, 0, 0, 1], AGENT_PORT));
-        get_text_in_netns(&node.netns(), address, path).await
-    }
-
-    async fn operator(&self) -> Result<String> {
-        let address = SocketAddr::from(([127, 0, 0, 1], OPERATOR_PORT));
-        get_text_in_netns(&self.lab.vm("control")?.netns, address, "/metrics").await
     }
 
     /// A free IPv4 address of the node, and its NIC.
@@ -600,47 +286,6 @@ impl<'a> Day<'a> {
             .context("the NIC")?;
         Ok(text(nic, "/mac"))
     }
-
-    /// Reasons of all conditions.
-    async fn conditions(&self, node: &Node) -> Result<BTreeSet<String>> {
-        let nrs = self.nrs(node).await?;
-        let all = nrs.pointer("/status/conditions").and_then(Value::as_array);
-        let all = all.into_iter().flatten();
-        Ok(all.map(|c| text(c, "/reason")).collect())
-    }
-
-    /// Events of ours, by name.
-    async fn events(&self) -> Result<BTreeMap<String, Value>> {
-        let all = self
-            .api
-            .list("/apis/events.k8s.io/v1/events")
-            .await?
-            .into_iter();
-        let ours =
-            all.filter(|event| text(event, "/reportingController").starts_with("tombolo.dev/"));
-        Ok(ours
-            .map(|event| (text(&event, "/metadata/name"), event))
-            .collect())
-    }
-
-    /// Words of the Events about this node since then.
-    async fn new_events(&self, node: &Node, before: &Before) -> Result<Vec<String>> {
-        let all = self.events().await?.into_iter();
-        let new = all.filter(|(name, _)| !before.events.contains(name));
-        let about = new.filter(|(_, event)| text(event, "/regarding/name") == node.name);
-        Ok(about.map(|(_, event)| text(&event, "/reason")).collect())
-    }
-
-    /// What a process logged after so many bytes.
-    fn log(&self, process: &str, after: usize) -> Result<String> {
-        let log = std::fs::read_to_string(self.lab.log(process))?;
-        Ok(log.get(after..).unwrap_or_default().to_owned())
-    }
-}
-
-/// How a line of the operator's log goes on in which a problem of this node begins.
-fn problem_of(node: &Node) -> String {
-    format!(": problem node={} reason=", node.name)
 }
 
 /// NIC and state of the pool's addresses, as the agent tells them.
@@ -651,76 +296,4 @@ fn pool(state: &Value) -> BTreeMap<IpAddr, (String, String)> {
         Some((ip, (text(a, "/nic"), text(a, "/state"))))
     });
     all.collect()
-}
-
-/// Calls the plugin as a runtime does. Success gives its result (DEL: nothing).
-fn plugin(node: &Node, command: &str, name: &str, seconds: u64) -> Result<Result<Value, CniError>> {
-    let netns = format!("/run/netns/{name}");
-    if command == "ADD" && !node.path(&netns).exists() {
-        let mut make = node.command("ip");
-        make.args(["netns", "add", name]);
-        output(make)?;
-    }
-    let mut process = node.command("/run/cni/bin/tombolo-cni");
-    process
-        .env("CNI_COMMAND", command)
-        .env("CNI_CONTAINERID", name)
-        .env("CNI_NETNS", &netns)
-        .env("CNI_IFNAME", "eth0")
-        .env("CNI_PATH", "/run/cni/bin")
-        .env(
-            "CNI_ARGS",
-            format!(
-                "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name};K8S_POD_UID={name}"
-            ),
-        )
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let conf = json!({"cniVersion": "1.1.0", "name": "tombolo", "type": "tombolo-cni", "timeoutSeconds": seconds});
-    let mut child = process.spawn().context("start the plugin")?;
-    let mut stdin = child.stdin.take().context("its standard input")?;
-    stdin.write_all(&serde_json::to_vec(&conf)?)?;
-    drop(stdin);
-    let out = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    if out.status.success() {
-        return Ok(Ok(serde_json::from_str(&said).unwrap_or_default()));
-    }
-    let object: Value = serde_json::from_str(&said).with_context(|| {
-        format!(
-            "{command}: {said:?}, {:?}",
-            String::from_utf8_lossy(&out.stderr)
-        )
-    })?;
-    Ok(Err(CniError {
-        code: object["code"].as_u64().context("code")?,
-        msg: text(&object, "/msg"),
-    }))
-}
-
-fn del(lab: &Lab, (node, name): &(String, String)) -> Result<()> {
-    let node = lab.node(node)?;
-    let outcome = plugin(node, "DEL", name, 30)?;
-    outcome.map_err(|failed| anyhow!("DEL: {failed:?}"))?;
-    let mut command = node.command("ip");
-    command.args(["netns", "del", name]);
-    output(command).map(drop)
-}
-
-/// Sum of a metric's lines with these labels.
-fn number(metrics: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
-    let name = format!("tombolo_{name}{{");
-    let labels: Vec<String> = labels
-        .iter()
-        .map(|(key, value)| format!("{key}=\"{value}\""))
-        .collect();
-    let lines = metrics.lines().filter(|line| line.starts_with(&name));
-    let mine = lines.filter(|line| labels.iter().all(|label| line.contains(label)));
-    let values = mine.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
-    values.sum()
-}
-
-fn grew(before: &str, now: &str, name: &str, labels: &[(&str, &str)]) -> bool {
-    number(now, name, labels) > number(before, name, labels)
 }

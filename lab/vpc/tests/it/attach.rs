@@ -1,6 +1,6 @@
 //! Hot-plugged NICs.
 
-use tombolo_cloud_sim::wire::{AttachNic, DeleteNic, DescribeNics, DetachNic, NicStatus};
+use tombolo_cloud_sim::wire::{DeleteNic, DescribeNics, DetachNic, NicStatus};
 use tombolo_lab_vpc::AdminClient;
 use tombolo_lab_vpc::admin::{SetKnob, SetMtu};
 use tombolo_lab_vpc::fabric::Netns;
@@ -44,13 +44,7 @@ async fn a_nic_appears_down_and_bare_and_goes_again() {
     ] {
         client.lab(&SetKnob { knob }).await.unwrap();
     }
-    let call = AttachNic {
-        nic: nic.id.clone(),
-        instance: a.id.clone(),
-        device_index: 1,
-        delete_on_termination: false,
-    };
-    client.cloud(&call).await.unwrap();
+    lab.attach(&nic, &a, false).await;
     assert_eq!(status(client, &nic.id).await, NicStatus::Attaching);
     assert!(!has_link(&ns, "eth1"));
     becomes(client, &nic.id, NicStatus::InUse).await;
@@ -114,13 +108,7 @@ async fn a_nic_that_dies_with_a_pods_namespace_comes_back_to_its_instance() {
     let vm = lab.vm("a", "subnet-a").await;
     let ns = netns(&vm);
     let nic = lab.nic("subnet-a").await;
-    let call = AttachNic {
-        nic: nic.id.clone(),
-        instance: vm.id,
-        device_index: 1,
-        delete_on_termination: true,
-    };
-    lab.client.cloud(&call).await.unwrap();
+    lab.attach(&nic, &vm, true).await;
     becomes(&lab.client, &nic.id, NicStatus::InUse).await;
     // Moved and renamed: still plugged, nothing happens.
     let pod = format!("tl-{}-pod", lab.name);
@@ -155,13 +143,7 @@ async fn a_nic_whose_name_is_taken_gets_the_next() {
     let ns = netns(&vm);
     sh(&ns, "ip link add eth1 type veth peer name other");
     let nic = lab.nic("subnet-a").await;
-    let call = AttachNic {
-        nic: nic.id.clone(),
-        instance: vm.id,
-        device_index: 1,
-        delete_on_termination: true,
-    };
-    lab.client.cloud(&call).await.unwrap();
+    lab.attach(&nic, &vm, true).await;
     becomes(&lab.client, &nic.id, NicStatus::InUse).await;
     let link = sh(&ns, "ip -o link show eth2");
     assert!(link.contains(&nic.mac.to_string()), "{link}");

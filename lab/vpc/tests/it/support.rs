@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tombolo_cloud_sim::wire::{CreateNic, NicInfo};
+use tombolo_cloud_sim::wire::{AttachNic, CreateNic, NicInfo};
 use tombolo_lab_vpc::admin::{CounterReport, Counters, InstanceDetail, RunInstance};
 use tombolo_lab_vpc::fabric::{Netns, await_local};
 use tombolo_lab_vpc::{AdminClient, Config, Options, Server};
@@ -106,6 +106,17 @@ impl Lab {
 
     pub async fn nic(&self, subnet: &str) -> NicInfo {
         self.client.cloud(&create(subnet)).await.unwrap()
+    }
+
+    /// Plugs the NIC in as the instance's second one.
+    pub async fn attach(&self, nic: &NicInfo, vm: &InstanceDetail, delete_on_termination: bool) {
+        let call = AttachNic {
+            nic: nic.id.clone(),
+            instance: vm.id.clone(),
+            device_index: 1,
+            delete_on_termination,
+        };
+        self.client.cloud(&call).await.unwrap();
     }
 
     /// Takes the lab down and checks that nothing is left.
