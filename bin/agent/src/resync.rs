@@ -8,7 +8,7 @@
 //! ```
 //! The first look is made with the gate open: it may meet a pod half-way and see a difference that is none. Only what a
 //! second look, with the gate closed, still shows is changed. Where nobody went through the gate meanwhile, the first look
-//! met no pod half-way, and counts as the second.
+//! met no pod half-way, and counts as the second. What is refused is looked at once more before it is called a problem.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -82,7 +82,7 @@ pub async fn pass(node: &Arc<Node>) -> Result<(), Error> {
         if second.is_settled() {
             second
         } else {
-            repair(node, second).await?
+            settle(node, &plan, second).await?
         }
     };
     node.metrics.resynced(started.elapsed());
@@ -286,8 +286,35 @@ fn leave_alone(desired: &mut NodeState, observed: &Observation, orphans: &BTreeM
     );
 }
 
-/// Applies all operations. A failure does not stop the others: what remains is found again.
-async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
+/// Repairs. What the kernel refuses is looked at again, because a NIC can go while it is being set up: only what is still
+/// wanted then, and refused again, is a problem.
+async fn settle(node: &Arc<Node>, plan: &Arc<Plan>, found: Found) -> Result<Found, Error> {
+    let (found, refused) = repair(node, found).await?;
+    if refused.is_empty() {
+        return Ok(found);
+    }
+    for error in &refused {
+        info!(error = error.chain(), "refused, looking again");
+    }
+    let again = look(node, plan).await?;
+    if again.is_settled() {
+        return Ok(again);
+    }
+    let (mut found, refused) = repair(node, again).await?;
+    for error in refused {
+        error!(error = error.chain(), reason = %error.reason(), "repair");
+        node.metrics.failed("repair", error.reason());
+        found.joined.problems.push(Problem {
+            reason: error.reason(),
+            message: error.chain(),
+            serving: false,
+        });
+    }
+    Ok(found)
+}
+
+/// Applies all operations, and returns what was refused. A refusal does not stop the others: what remains is found again.
+async fn repair(node: &Arc<Node>, found: Found) -> Result<(Found, Vec<Error>), Error> {
     let run_dir = node.config.run_dir.clone();
     let applied = node.kernels.run(move |kernel| {
         let mut failures = Vec::new();
@@ -342,7 +369,7 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
         }
         (found, failures)
     });
-    let (mut found, failures) = applied.await?;
+    let (found, failures) = applied.await?;
     for op in &found.ops {
         node.metrics.repaired(kind(op));
         if matches!(op, Op::AddRoute(route) | Op::DelRoute(route) if route.kind == RouteKind::Unreachable)
@@ -354,16 +381,7 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<Found, Error> {
         }
     }
     kernel_rules::restored(node, &found.system_rules);
-    for error in failures {
-        error!(error = error.chain(), reason = %error.reason(), "repair");
-        node.metrics.failed("repair", error.reason());
-        found.joined.problems.push(Problem {
-            reason: error.reason(),
-            message: error.chain(),
-            serving: false,
-        });
-    }
-    Ok(found)
+    Ok((found, failures))
 }
 
 const fn kind(op: &Op) -> &'static str {

@@ -1,5 +1,7 @@
 //! What somebody deletes by hand comes back, though the comparison by the clock is an hour away.
 
+use serde_json::json;
+
 use crate::bed::{Bed, in_netns, ip, ip_json, possible, wait_until};
 
 #[tokio::test]
@@ -139,4 +141,32 @@ async fn mtu_follows_the_nic() {
     });
     let again = bed.add(&pod).await.unwrap();
     assert_eq!(again.mtu, 1400);
+}
+
+/// As when the cloud takes it away in that moment: it is told of as missing, not as a kernel that refuses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nic_that_goes_while_it_is_set_up_is_missing_and_nothing_else() {
+    if !possible("a_nic_that_goes_while_it_is_set_up") {
+        return;
+    }
+    let mut bed = Bed::new(1);
+    let nics = bed.spec["nics"].take();
+    bed.spec["nics"] = json!([nics[0]]);
+    bed.write_spec();
+    // The primary NIC's addresses are not ours to set: the first one is that of the second NIC.
+    bed.start(&["--failpoint", "repair.address.before=stop"]);
+    bed.spec["nics"] = nics;
+    bed.write_spec();
+    bed.stopped();
+    ip(&bed.node, "link del eth1");
+    bed.go_on();
+    let problem = |word: &str| {
+        let told = format!("problem on this node reason={word} ");
+        bed.log().contains(&told)
+    };
+    wait_until("it is missing", || problem("AttachTimeout"));
+    assert!(bed.log().contains("refused, looking again"));
+    assert!(!problem("KernelError"));
+    let pod = bed.pod("a");
+    bed.add(&pod).await.unwrap();
 }
