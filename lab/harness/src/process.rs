@@ -86,10 +86,10 @@ impl Process {
     }
 
     /// SIGKILL; returns when it is gone. Where the machine has much to do, the kernel takes long to close what it had open
-    /// (the end of an inotify group waits for a worker).
+    /// (the end of an inotify group waits for a worker, and workers have been seen to stand still for 50 s).
     pub fn kill(&self) -> Result<()> {
         self.signal(Signal::KILL)?;
-        if self.wait_gone(Duration::from_secs(60))? {
+        if self.wait_gone(Duration::from_secs(180))? {
             Ok(())
         } else {
             bail!("{} (pid {}) survives SIGKILL", self.name, self.pid)
