@@ -1,12 +1,6 @@
 //! What follows a DEL, in the background: doomed links are deleted in batches (each deletion costs grace periods, a batch
 //! costs one), connections of the addresses are forgotten, and only what was looked at again and found gone lets the
-//! addresses begin to cool.
-//!
-//! ```text
-//!   doomed ─▶ unlink ─▶ clear ─▶ gone      two lanes: while one batch is cleared, the links of the next are deleted
-//!              ▲ │       ▲ │
-//!              └─┘ left  └─┘ left, after a pause
-//! ```
+//! addresses begin to cool:
 //!
 //! | what | how its absence is known |
 //! |---|---|
@@ -41,37 +35,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Runs until the node is gone.
-pub async fn run(node: Arc<Node>, doomed: mpsc::UnboundedReceiver<AttachmentKey>) {
-    let (unlinked, waiting) = mpsc::unbounded_channel();
-    let links = lane(Arc::clone(&node), doomed, Lane::Unlink(unlinked));
-    let rest = lane(node, waiting, Lane::Clear);
-    tokio::join!(links, rest);
-}
-
-/// What is done to a batch.
-enum Lane {
-    /// Its links go; those whose link is gone are passed on.
-    Unlink(mpsc::UnboundedSender<AttachmentKey>),
-    /// All else goes.
-    Clear,
-}
-
-/// Takes keys in batches; those of which something is left, or all where it failed, are taken again after a pause. Ends,
-/// and with it the lane behind it, when nobody sends any more.
-async fn lane(node: Arc<Node>, mut keys: mpsc::UnboundedReceiver<AttachmentKey>, lane: Lane) {
+pub async fn run(node: Arc<Node>, mut doomed: mpsc::UnboundedReceiver<AttachmentKey>) {
     let mut batch = Vec::new();
     let mut pause = FIRST_PAUSE;
     loop {
-        if batch.is_empty() && keys.recv_many(&mut batch, BATCH).await == 0 {
+        if batch.is_empty() && doomed.recv_many(&mut batch, BATCH).await == 0 {
             return;
         }
         batch.sort();
         batch.dedup();
-        let outcome = match &lane {
-            Lane::Unlink(unlinked) => unlink(&node, &batch, unlinked).await,
-            Lane::Clear => clear(&node, &batch).await,
-        };
-        match outcome {
+        match reap(&node, &batch).await {
             Ok(left) if left.is_empty() => {
                 batch.clear();
                 pause = FIRST_PAUSE;
@@ -82,61 +55,26 @@ async fn lane(node: Arc<Node>, mut keys: mpsc::UnboundedReceiver<AttachmentKey>,
                 batch = left;
             }
             Err(error) => {
-                error!(error = error.chain(), reason = %error.reason(), "removing what is left of pods")
+                error!(error = error.chain(), reason = %error.reason(), "removing pod links")
             }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         while batch.len() < BATCH
-            && let Ok(key) = keys.try_recv()
+            && let Ok(key) = doomed.try_recv()
         {
             batch.push(key);
         }
     }
 }
 
-/// The records of these keys that await removal.
-fn draining(node: &Node, keys: &[AttachmentKey]) -> Vec<Record> {
-    let known = keys.iter().filter_map(|key| node.record(key));
-    known
+/// One batch; the keys of which something is left.
+async fn reap(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<AttachmentKey>, Error> {
+    let known = batch.iter().filter_map(|key| node.record(key));
+    let records: Vec<Record> = known
         .filter(|record| record.phase == Phase::Draining)
-        .collect()
-}
-
-/// Deletes the links of one batch and passes on those that are gone; the keys whose link is left.
-async fn unlink(
-    node: &Arc<Node>,
-    batch: &[AttachmentKey],
-    unlinked: &mpsc::UnboundedSender<AttachmentKey>,
-) -> Result<Vec<AttachmentKey>, Error> {
-    let records = draining(node, batch);
+        .collect();
     let unknown = records.len() < batch.len();
-    let targets = records.clone();
-    let deleted = node
-        .kernels
-        .run(move |kernel| delete_links(kernel, &targets));
-    let present = deleted
-        .await?
-        .map_err(failed("delete pod links", &records))?;
-    let mut left = Vec::new();
-    for record in records {
-        if present.contains(&record.key.host_ifname().0) {
-            left.push(record.key);
-        } else {
-            // The other lane ends with this task.
-            let _sent = unlinked.send(record.key);
-        }
-    }
-    if unknown {
-        // What belonged to no record may have been an orphan's; the comparison finds out.
-        node.repair.notify_one();
-    }
-    Ok(left)
-}
-
-/// Removes what else there is of one batch; the keys of which something is left.
-async fn clear(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<AttachmentKey>, Error> {
-    let records = draining(node, batch);
     let held = node.plan.borrow().as_ref().map(|plan| plan.held());
     let left = remove(node, &records, held.unwrap_or_default()).await?;
     let (left, gone): (Vec<Record>, Vec<Record>) = records
@@ -151,17 +89,11 @@ async fn clear(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<Attachme
         node.drop_record(&record.key);
         debug!(key = %record.key, "nothing is left of it");
     }
-    Ok(left.into_iter().map(|record| record.key).collect())
-}
-
-/// A failure of the kernel, told of the first of these.
-fn failed(operation: &'static str, records: &[Record]) -> impl FnOnce(NetlinkError) -> Error {
-    let key = records.first().map(|record| record.key.to_string());
-    move |source| Error::Kernel {
-        operation,
-        key: key.unwrap_or_default(),
-        source,
+    if unknown {
+        // What belonged to no record may have been an orphan's; the comparison finds out.
+        node.repair.notify_one();
     }
+    Ok(left.into_iter().map(|record| record.key).collect())
 }
 
 /// For addresses whose link went without us: what else there is of them.
@@ -182,22 +114,39 @@ pub async fn forget(node: &Arc<Node>, addresses: &[IpAddr]) -> Result<(), Error>
     Ok(())
 }
 
-/// Removes what names the addresses of attachments whose links are gone; the keys of which something is still there
-/// afterwards. Pods come and go, and repairs are made, between its parts.
+/// Removes what is left of these attachments; those of which something is still there afterwards. Pods come and go, and
+/// repairs are made, between its parts.
 async fn remove(
     node: &Arc<Node>,
-    gone: &[Record],
+    records: &[Record],
     held: BTreeSet<IpAddr>,
 ) -> Result<BTreeSet<AttachmentKey>, Error> {
+    let first = records.first().map(|record| record.key.to_string());
+    let failed = |operation| {
+        let key = first.clone().unwrap_or_default();
+        move |source| Error::Kernel {
+            operation,
+            key,
+            source,
+        }
+    };
+    let targets = records.to_vec();
+    let deleted = node
+        .kernels
+        .run(move |kernel| delete_links(kernel, &targets));
+    let present = deleted.await?.map_err(failed("delete pod links"))?;
+    let has_link = |record: &&Record| present.contains(&record.key.host_ifname().0);
+    let (left, gone): (Vec<&Record>, Vec<&Record>) = records.iter().partition(has_link);
+    let mut left: BTreeSet<AttachmentKey> = left.iter().map(|record| record.key.clone()).collect();
+    let gone: Vec<Record> = gone.into_iter().cloned().collect();
+
     // A repair that saw an element must not find it gone when it removes it.
     let gate = node.gate.read().await;
-    let targets = gone.to_vec();
+    let targets = gone.clone();
     let forgotten = node
         .kernels
         .run(move |kernel| forget_sources(kernel, &targets));
-    forgotten
-        .await?
-        .map_err(failed("remove source elements", gone))?;
+    forgotten.await?.map_err(failed("remove source elements"))?;
     drop(gate);
 
     let ips: BTreeSet<IpAddr> = gone.iter().flat_map(addresses).collect();
@@ -205,14 +154,16 @@ async fn remove(
         close_sockets(&ips);
         forget_connections(kernel, &ips)
     });
-    let mut named = forgotten
-        .await?
-        .map_err(failed("forget connections", gone))?;
+    let mut named = forgotten.await?.map_err(failed("forget connections"))?;
     // To one that the cloud took from us, packets may go: it can be another node's by now.
     named.retain(|ip| held.contains(ip));
     let is_named = |record: &&Record| addresses(record).any(|ip| named.contains(&ip));
-    let left = gone.iter().filter(is_named);
-    Ok(left.map(|record| record.key.clone()).collect())
+    left.extend(
+        gone.iter()
+            .filter(is_named)
+            .map(|record| record.key.clone()),
+    );
+    Ok(left)
 }
 
 /// Deletes what is doomed, and detaches again what is not (an earlier attempt failed). Returns the names of the pod links
