@@ -1,6 +1,6 @@
 //! What follows a DEL, in the background: doomed links are deleted in batches (each deletion costs grace periods, a batch
 //! costs one), connections of the addresses are forgotten, and only what was looked at again and found gone lets the
-//! addresses begin to cool:
+//! addresses begin to cool. While one batch is cleared up after, the links of the next are deleted ([`stages`]):
 //!
 //! | what | how its absence is known |
 //! |---|---|
@@ -11,12 +11,16 @@
 //!
 //! Cancel safety: a batch that the end of the agent interrupts is found in the journal at the next start.
 
+mod stages;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tombolo_core::types::AttachmentKey;
 use tombolo_netlink::{Error as NetlinkError, Kernel, Socket, conntrack, nft, sockets, wire};
 use tracing::{debug, error, info, warn};
@@ -24,9 +28,10 @@ use tracing::{debug, error, info, warn};
 use crate::error::Error;
 use crate::journal::{Phase, Record};
 use crate::node::Node;
+use crate::reaper::stages::Stages;
 use crate::steps;
 
-/// Links deleted at once.
+/// Keys taken at once.
 const BATCH: usize = 128;
 /// How often connections are looked at until none is left; then there is a pause.
 const LOOKS: usize = 4;
@@ -36,45 +41,107 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Runs until the node is gone.
 pub async fn run(node: Arc<Node>, mut doomed: mpsc::UnboundedReceiver<AttachmentKey>) {
-    let mut batch = Vec::new();
+    let mut stages = Stages::default();
+    let mut clearing = JoinSet::new();
+    let mut received = Vec::new();
     let mut pause = FIRST_PAUSE;
+    let mut wake = None;
     loop {
-        if batch.is_empty() && doomed.recv_many(&mut batch, BATCH).await == 0 {
-            return;
+        let batch = stages.take_linked();
+        if !batch.is_empty() {
+            let outcome = unlink(&node, &batch).await;
+            let left = told(outcome, batch.clone());
+            let gone = batch.into_iter().filter(|key| !left.contains(key));
+            stages.unlinked(gone);
+            stages.rest(left);
         }
-        batch.sort();
-        batch.dedup();
-        match reap(&node, &batch).await {
-            Ok(left) if left.is_empty() => {
-                batch.clear();
-                pause = FIRST_PAUSE;
-                continue;
-            }
-            Ok(left) => {
-                warn!(attachments = left.len(), "not all of them is gone");
-                batch = left;
-            }
-            Err(error) => {
-                error!(error = error.chain(), reason = %error.reason(), "removing pod links")
-            }
+        let batch = stages.begin_clearing();
+        if !batch.is_empty() {
+            let node = Arc::clone(&node);
+            clearing.spawn(async move { told(clear(&node, &batch).await, batch) });
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        while batch.len() < BATCH
-            && let Ok(key) = doomed.try_recv()
-        {
-            batch.push(key);
+        if stages.is_empty() {
+            pause = FIRST_PAUSE;
+        } else if stages.any_rests() && wake.is_none() {
+            wake = Some(Instant::now() + pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        tokio::select! {
+            count = doomed.recv_many(&mut received, BATCH) => {
+                if count == 0 {
+                    return;
+                }
+                stages.doom(received.drain(..));
+            }
+            Some(left) = clearing.join_next() => match left.map_err(Error::from) {
+                Ok(left) => stages.cleared(left),
+                Err(error) => {
+                    error!(error = error.chain(), reason = %error.reason(), "clearing up after pods");
+                    stages.cleared_nothing();
+                }
+            },
+            () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
+                wake = None;
+                stages.wake();
+            }
         }
     }
 }
 
-/// One batch; the keys of which something is left.
-async fn reap(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<AttachmentKey>, Error> {
-    let known = batch.iter().filter_map(|key| node.record(key));
-    let records: Vec<Record> = known
+/// The keys of which something is left: all of the batch, where it failed.
+fn told(
+    outcome: Result<Vec<AttachmentKey>, Error>,
+    batch: Vec<AttachmentKey>,
+) -> Vec<AttachmentKey> {
+    match outcome {
+        Ok(left) => {
+            if !left.is_empty() {
+                warn!(attachments = left.len(), "not all of them is gone");
+            }
+            left
+        }
+        Err(error) => {
+            error!(error = error.chain(), reason = %error.reason(), "removing what is left of pods");
+            batch
+        }
+    }
+}
+
+/// The records of these keys that await removal.
+fn draining(node: &Node, keys: &[AttachmentKey]) -> Vec<Record> {
+    let known = keys.iter().filter_map(|key| node.record(key));
+    known
         .filter(|record| record.phase == Phase::Draining)
-        .collect();
+        .collect()
+}
+
+/// Deletes the links of one batch; the keys whose link is left.
+async fn unlink(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<AttachmentKey>, Error> {
+    let records = draining(node, batch);
     let unknown = records.len() < batch.len();
+    let targets = records.clone();
+    let deleted = node
+        .kernels
+        .run(move |kernel| delete_links(kernel, &targets));
+    let present = deleted
+        .await?
+        .map_err(failed("delete pod links", &records))?;
+    if unknown {
+        // What belonged to no record may have been an orphan's; the comparison finds out.
+        node.repair.notify_one();
+    }
+    let keys = records.into_iter().map(|record| record.key);
+    Ok(keys
+        .filter(|key| present.contains(&key.host_ifname().0))
+        .collect())
+}
+
+/// Removes what else there is of one batch; the keys of which something is left.
+async fn clear(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<AttachmentKey>, Error> {
+    let records = draining(node, batch);
+    if records.is_empty() {
+        return Ok(Vec::new());
+    }
     let held = node.plan.borrow().as_ref().map(|plan| plan.held());
     let left = remove(node, &records, held.unwrap_or_default()).await?;
     let (left, gone): (Vec<Record>, Vec<Record>) = records
@@ -89,11 +156,17 @@ async fn reap(node: &Arc<Node>, batch: &[AttachmentKey]) -> Result<Vec<Attachmen
         node.drop_record(&record.key);
         debug!(key = %record.key, "nothing is left of it");
     }
-    if unknown {
-        // What belonged to no record may have been an orphan's; the comparison finds out.
-        node.repair.notify_one();
-    }
     Ok(left.into_iter().map(|record| record.key).collect())
+}
+
+/// A failure of the kernel, told of the first of these.
+fn failed(operation: &'static str, records: &[Record]) -> impl FnOnce(NetlinkError) -> Error {
+    let key = records.first().map(|record| record.key.to_string());
+    move |source| Error::Kernel {
+        operation,
+        key: key.unwrap_or_default(),
+        source,
+    }
 }
 
 /// For addresses whose link went without us: what else there is of them.
@@ -114,39 +187,22 @@ pub async fn forget(node: &Arc<Node>, addresses: &[IpAddr]) -> Result<(), Error>
     Ok(())
 }
 
-/// Removes what is left of these attachments; those of which something is still there afterwards. Pods come and go, and
-/// repairs are made, between its parts.
+/// Removes what names the addresses of attachments whose links are gone; the keys of which something is still there
+/// afterwards. Pods come and go, and repairs are made, between its parts.
 async fn remove(
     node: &Arc<Node>,
-    records: &[Record],
+    gone: &[Record],
     held: BTreeSet<IpAddr>,
 ) -> Result<BTreeSet<AttachmentKey>, Error> {
-    let first = records.first().map(|record| record.key.to_string());
-    let failed = |operation| {
-        let key = first.clone().unwrap_or_default();
-        move |source| Error::Kernel {
-            operation,
-            key,
-            source,
-        }
-    };
-    let targets = records.to_vec();
-    let deleted = node
-        .kernels
-        .run(move |kernel| delete_links(kernel, &targets));
-    let present = deleted.await?.map_err(failed("delete pod links"))?;
-    let has_link = |record: &&Record| present.contains(&record.key.host_ifname().0);
-    let (left, gone): (Vec<&Record>, Vec<&Record>) = records.iter().partition(has_link);
-    let mut left: BTreeSet<AttachmentKey> = left.iter().map(|record| record.key.clone()).collect();
-    let gone: Vec<Record> = gone.into_iter().cloned().collect();
-
     // A repair that saw an element must not find it gone when it removes it.
     let gate = node.gate.read().await;
-    let targets = gone.clone();
+    let targets = gone.to_vec();
     let forgotten = node
         .kernels
         .run(move |kernel| forget_sources(kernel, &targets));
-    forgotten.await?.map_err(failed("remove source elements"))?;
+    forgotten
+        .await?
+        .map_err(failed("remove source elements", gone))?;
     drop(gate);
 
     let ips: BTreeSet<IpAddr> = gone.iter().flat_map(addresses).collect();
@@ -154,16 +210,14 @@ async fn remove(
         close_sockets(&ips);
         forget_connections(kernel, &ips)
     });
-    let mut named = forgotten.await?.map_err(failed("forget connections"))?;
+    let mut named = forgotten
+        .await?
+        .map_err(failed("forget connections", gone))?;
     // To one that the cloud took from us, packets may go: it can be another node's by now.
     named.retain(|ip| held.contains(ip));
     let is_named = |record: &&Record| addresses(record).any(|ip| named.contains(&ip));
-    left.extend(
-        gone.iter()
-            .filter(is_named)
-            .map(|record| record.key.clone()),
-    );
-    Ok(left)
+    let left = gone.iter().filter(is_named);
+    Ok(left.map(|record| record.key.clone()).collect())
 }
 
 /// Deletes what is doomed, and detaches again what is not (an earlier attempt failed). Returns the names of the pod links
