@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 
+use crate::before::pass;
 use crate::exec::{Plugin, Sandbox, exec};
 use crate::sandbox::{Agent, BenchNic, ip, run};
 use crate::stats::{Rounds, Row};
@@ -19,8 +20,15 @@ pub struct Effort {
     pub rounds: usize,
     /// Runs of each in all rounds together.
     pub runs: usize,
-    /// Whether the peer runs as well.
-    pub peer: bool,
+    /// Whether another build takes turns with this one, in the peer's place.
+    pub in_turns: bool,
+}
+
+impl Effort {
+    /// A moment at which another build may work.
+    pub fn pass(&self) -> Result<()> {
+        if self.in_turns { pass() } else { Ok(()) }
+    }
 }
 
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
@@ -150,7 +158,7 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
             let dir = PathBuf::from(format!("/run/bench-{families}"));
             let agent = Agent::start(&bin.join("tombolo-agent"), None, &dir, nics, families)?;
             let mut plugins = vec![ours(bin, &dir.join("agent.sock")), floor(dual)?];
-            plugins.extend(effort.peer.then(|| ptp(dual)));
+            plugins.extend((!effort.in_turns).then(|| ptp(dual)));
             let measured = families_rows(&plugins, families, effort);
             let log = || format!("the agent's log ends:\n{}", agent.log_end());
             rows.extend(measured.with_context(log)?);
@@ -184,6 +192,9 @@ fn alone(plugins: &[Plugin], families: &str, effort: Effort) -> Result<Vec<Row>>
         let sandboxes =
             Sandbox::create_all(&format!("a{families}{round}"), plugins.len() * per_round)?;
         for (i, of_each) in sandboxes.chunks(plugins.len()).enumerate() {
+            if i % TURN == 0 {
+                effort.pass()?;
+            }
             for (k, sandbox) in of_each.iter().enumerate() {
                 // The order rotates, so that none always runs after the same other.
                 let which = (i + k) % plugins.len();
@@ -201,6 +212,7 @@ fn alone(plugins: &[Plugin], families: &str, effort: Effort) -> Result<Vec<Row>>
             }
         }
         Sandbox::remove_all(&sandboxes)?;
+        effort.pass()?;
     }
     let name = |what: &str| format!("{what} {families}");
     let mut rows = rows(&name("ADD"), &samples, |s| &s.add);
@@ -266,6 +278,10 @@ const CALLS: usize = 320;
 /// Calls a round at least that have the node to themselves: the 99th percentile of fewer than a hundred is just the longest.
 const ALONE: usize = 120;
 
+/// Calls of each plugin a turn: few, so that the machine is the same for both builds, and enough that what the last one left
+/// for afterwards meets the build itself.
+const TURN: usize = 10;
+
 /// Several started together, again and again.
 fn at_once(
     plugins: &[Plugin],
@@ -276,11 +292,15 @@ fn at_once(
     let mut samples = none(plugins);
     let asked = effort.runs.div_ceil(together * effort.rounds);
     let batches = asked.max(BATCHES).max(CALLS.div_ceil(together));
+    let turn = (4 * TURN).div_ceil(together);
     for round in 0..effort.rounds {
         for s in &mut samples {
             s.begin();
         }
         for i in 0..batches {
+            if i % turn == 0 {
+                effort.pass()?;
+            }
             for (which, (plugin, s)) in plugins.iter().zip(&mut samples).enumerate() {
                 let name = format!("p{families}{round}-{i}-{which}");
                 for (add, del) in together_once(plugin, &name, together)? {

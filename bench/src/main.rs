@@ -27,13 +27,17 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Inner>,
     /// Directory of the built binaries.
-    #[arg(long, default_value = "target/release")]
+    #[arg(long, default_value = "target/release", overrides_with = "bin")]
     bin: PathBuf,
-    /// Directory of an earlier build's binaries: it takes the peer's place, and takes turns with the build, round by round.
+    /// Directory of an earlier build's binaries: it takes the peer's place, and takes turns with the build.
     #[arg(long)]
     before: Option<PathBuf>,
     /// Where the JSON goes.
-    #[arg(long, default_value = "target/bench/bench.json")]
+    #[arg(
+        long,
+        default_value = "target/bench/bench.json",
+        overrides_with = "out"
+    )]
     out: PathBuf,
     /// Rounds; figures are medians over them.
     #[arg(long, default_value_t = 5)]
@@ -44,6 +48,9 @@ struct Cli {
     /// Only this part.
     #[arg(long)]
     only: Option<Part>,
+    /// Works when it has the turn only.
+    #[arg(long, hide = true)]
+    in_turns: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -99,32 +106,39 @@ fn main() -> Result<()> {
         }
         None => {}
     }
-    if let Some(code) = sandbox::enter()? {
-        std::process::exit(code);
-    }
     let built = |dir: &Path| {
         dir.canonicalize()
             .with_context(|| format!("{}: build the workspace first", dir.display()))
     };
     let bin = built(&cli.bin)?;
-    let before = cli.before.as_deref().map(built).transpose()?;
+    if let (Some(before), false) = (&cli.before, cli.in_turns) {
+        let rows = before::measure(&bin, &built(before)?, &cli.out)?;
+        write(&cli.out, &rows)?;
+        println!("{}", table(&rows));
+        return Ok(());
+    }
+    if let Some(code) = sandbox::enter()? {
+        std::process::exit(code);
+    }
     let effort = Effort {
         rounds: cli.rounds,
         runs: cli.runs,
-        peer: before.is_none(),
+        in_turns: cli.in_turns,
     };
+    if cli.in_turns {
+        before::wait()?;
+    }
     let mut rows = Vec::new();
     for (part, measure) in PARTS {
         if cli.only.is_none_or(|only| only == part) {
-            rows.extend(match &before {
-                Some(before) => before::measure(measure, &bin, before, effort)?,
-                None => measure(&bin, effort)?,
-            });
+            rows.extend(measure(&bin, effort)?);
             // What was measured stays, whatever becomes of the rest.
             write(&cli.out, &rows)?;
         }
     }
-    println!("{}", table(&rows));
+    if !cli.in_turns {
+        println!("{}", table(&rows));
+    }
     Ok(())
 }
 
@@ -145,7 +159,7 @@ fn table(rows: &[Row]) -> comfy_table::Table {
     for row in rows {
         table.add_row([
             row.name.clone(),
-            row.unit.to_owned(),
+            row.unit.clone(),
             number(row.ours),
             number(row.peer),
             row.peer_name.clone().unwrap_or_default(),

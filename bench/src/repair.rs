@@ -46,6 +46,7 @@ fn sample(effort: Effort) -> Result<Rounds> {
     let mut samples = Rounds::default();
     for _ in 0..effort.rounds {
         samples.begin();
+        effort.pass()?;
         for _ in 0..10 {
             for family in ["-4", "-6"] {
                 run(

@@ -1,14 +1,14 @@
 //! Quantiles, medians of rounds, and the rows that go into table and JSON.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One line of the result.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
     /// What was measured.
     pub name: String,
     /// Unit of the three figures.
-    pub unit: &'static str,
+    pub unit: String,
     /// Tombolo.
     pub ours: Option<f64>,
     /// The peer.
@@ -30,7 +30,7 @@ impl Row {
     #[must_use]
     pub fn new(
         name: &str,
-        unit: &'static str,
+        unit: &str,
         ours: Option<f64>,
         peer: Option<(&str, f64)>,
         floor: Option<f64>,
@@ -39,7 +39,7 @@ impl Row {
         let ratio = |other: Option<f64>| Some(ours? / other.filter(|o| *o > 0.0)?);
         Self {
             name: name.to_owned(),
-            unit,
+            unit: unit.to_owned(),
             ours,
             peer: peer.map(|(_, v)| v),
             peer_name: peer.map(|(n, _)| n.to_owned()),

@@ -96,7 +96,9 @@ conntrack -F >/dev/null 2>&1 || true
 for family in -4 -6; do
   ip $family rule flush protocol 116
   ip $family rule add priority 32766 lookup main protocol kernel 2>/dev/null || true
-  ip $family route flush table all proto 116
+  # Routes go with the links of the namespaces just deleted, and ip stops at one that went before it: it begins again.
+  for attempt in 1 2 3 4 5; do ! ip $family route flush table all proto 116 2>/dev/null || break; done
+  [ -z "$(ip $family route show table all proto 116)" ]
 done
 sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
 others=$(ip -br link show type veth | sed -n 's/^\(eth[1-9][0-9]*\)@.*/\1/p')
