@@ -84,8 +84,8 @@ pub fn measure(bin: &Path, effort: Effort) -> Result<Vec<Row>> {
     }
     let servers: Vec<Server> = ways.iter().map(Server::start).collect::<Result<_>>()?;
     for _ in 0..effort.rounds {
-        effort.pass()?;
         for way in &mut ways {
+            effort.pass()?;
             for (kind, samples) in [Kind::RoundTrips, Kind::Stream]
                 .into_iter()
                 .zip(&mut way.samples)
