@@ -49,6 +49,8 @@ const WRITES: &[&str] = &[
     "give_name",
     "fs::unlinkat",
     "fs::renameat",
+    "fs::renameat_with",
+    ".write_whole",
     "fs::mkdirat",
     "fs::symlinkat",
     "fs::ftruncate",
@@ -101,6 +103,7 @@ const WRAPPERS: &[(&str, &str)] = &[
     ("bin/operator/src/api.rs", "write_finalizers"),
     ("edge/netlink/src/wire.rs", "write_unless_no_ipv6"),
     ("edge/netlink/src/wire.rs", "prepare_ipv6"),
+    ("edge/cni-dir/src/files.rs", "write_whole"),
 ];
 
 /// Calls that are named like a write and are none: file, and call as in [`WRITES`].
@@ -122,6 +125,7 @@ const FOLDERS: &[&str] = &[
     "bin/cni/src/",
     "bin/operator/src/",
     "edge/netlink/src/wire",
+    "edge/cni-dir/src/",
 ];
 
 /// Writes of this file that go through no point.
