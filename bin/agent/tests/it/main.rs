@@ -5,6 +5,7 @@
 
 mod bed;
 mod boot;
+mod conflist;
 mod failpoints;
 mod flushed;
 mod isolation;
