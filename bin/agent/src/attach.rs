@@ -211,7 +211,7 @@ async fn reserve(
 
 /// Why there was none: a NIC that this node lacks, or what the operator says about it, else that the pool is empty; always
 /// with numbers.
-async fn no_address(node: &Arc<Node>, wired: &Wired, wait: Duration) -> Result<Error, Error> {
+pub async fn no_address(node: &Arc<Node>, wired: &Wired, wait: Duration) -> Result<Error, Error> {
     let counts = node.pool.snapshot().await?.counts;
     let sum = |of: fn(&tombolo_core::ipam::Counts) -> u32| counts.values().map(of).sum::<u32>();
     let now = node.wired.borrow().clone();

@@ -10,10 +10,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tombolo_failpoint::Point;
 use tombolo_rpc::node_client::NodeClient;
 use tombolo_rpc::{
-    AddRequest, Attachment, CheckRequest, ConnectError, DelRequest, Failure, Transport, add_reply,
-    connect,
+    AddRequest, Attachment, CheckRequest, ConnectError, DelRequest, Failure, GcRequest, PROTOCOL,
+    StatusReply, StatusRequest, Transport, add_reply, connect,
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::steps;
 
@@ -40,6 +40,13 @@ pub enum AgentError {
         #[source]
         source: Box<Status>,
     },
+    #[error("the agent on {} is of an older build than this plugin and has no {command}", socket.display())]
+    Older {
+        socket: PathBuf,
+        command: &'static str,
+        #[source]
+        source: Box<Status>,
+    },
     #[error("the agent's answer to ADD holds neither an attachment nor a failure")]
     EmptyAnswer,
     #[error("{}", .0.message)]
@@ -52,7 +59,7 @@ impl AgentError {
         match self {
             Self::Away { .. } | Self::TimedOut { .. } => true,
             Self::Call { source, .. } => broke(source),
-            Self::EmptyAnswer | Self::Refused(_) => false,
+            Self::EmptyAnswer | Self::Refused(_) | Self::Older { .. } => false,
         }
     }
 
@@ -125,6 +132,37 @@ pub async fn check(patience: &Patience, request: CheckRequest) -> Result<(), Age
     reply
         .failure
         .map_or(Ok(()), |failure| Err(AgentError::Refused(failure)))
+}
+
+/// Asks to detach what is not listed. An agent of a build before GC says so.
+pub async fn gc(patience: &Patience, request: GcRequest) -> Result<(), AgentError> {
+    let reply = converse(patience, &steps::GC_ASK, async |mut client, _left| {
+        client.garbage_collect(request.clone()).await
+    })
+    .await;
+    let reply = reply.map_err(|error| match error {
+        AgentError::Call { socket, source } if source.code() == Code::Unimplemented => {
+            let command = "GC";
+            AgentError::Older {
+                socket,
+                command,
+                source,
+            }
+        }
+        error => error,
+    })?;
+    reply
+        .failure
+        .map_or(Ok(()), |failure| Err(AgentError::Refused(failure)))
+}
+
+/// Asks whether an ADD can work.
+pub async fn status(patience: &Patience) -> Result<StatusReply, AgentError> {
+    let protocol = PROTOCOL;
+    converse(patience, &steps::STATUS_ASK, async |mut client, _left| {
+        client.status(StatusRequest { protocol }).await
+    })
+    .await
 }
 
 async fn converse<R>(

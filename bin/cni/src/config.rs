@@ -8,7 +8,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use tombolo_core::types::{AttachmentKey, InvalidKey};
+use tombolo_rpc::ValidAttachment;
+
 use crate::env::Command;
+use crate::gc;
 use crate::version::CniVersion;
 
 /// How long an ADD may take in all. A cloud attaches a NIC in 5 to 30 seconds; the kubelet gives a sandbox four
@@ -53,6 +57,8 @@ pub enum ConfigError {
         command: Command,
         version: CniVersion,
     },
+    #[error("network configuration: {0}")]
+    Name(#[source] InvalidKey),
     #[error("network configuration: {field} {problem}")]
     Field { field: String, problem: Problem },
     #[error("network configuration: {key} {value} is not supported: {why}")]
@@ -79,6 +85,8 @@ pub struct NetConf {
     pub name: String,
     pub agent_socket: PathBuf,
     pub timeout: Duration,
+    /// For GC: what stands of this network.
+    pub valid: Vec<ValidAttachment>,
     /// The result of the plugins before us; absent where we are the first.
     pub prev_result: Option<Map<String, Value>>,
 }
@@ -103,8 +111,13 @@ impl NetConf {
         let name = name
             .ok_or_else(|| ConfigError::field("name", Problem::Missing))?
             .to_owned();
+        AttachmentKey::check_network(&name).map_err(ConfigError::Name)?;
         let agent_socket = agent_socket(&conf)?;
         let timeout = timeout(&conf)?;
+        let valid = match command {
+            Command::Gc => gc::valid(&conf, &name)?,
+            _ => Vec::new(),
+        };
         if matches!(command, Command::Add) {
             refuse_unsupported(&conf)?;
         }
@@ -112,7 +125,7 @@ impl NetConf {
             None | Some(Value::Null) => None,
             Some(Value::Object(prev)) => Some(prev),
             // Releasing does not depend on what the runtime remembers.
-            Some(_) if command == Command::Del => None,
+            Some(_) if !matches!(command, Command::Add | Command::Check) => None,
             Some(_) => {
                 return Err(ConfigError::field(
                     "prevResult",
@@ -130,6 +143,7 @@ impl NetConf {
             name,
             agent_socket,
             timeout,
+            valid,
             prev_result,
         })
     }
@@ -150,8 +164,9 @@ fn string<'a>(conf: &'a Map<String, Value>, field: &str) -> Result<Option<&'a st
 
 fn version(conf: &Map<String, Value>) -> Result<CniVersion, ConfigError> {
     let text = match conf.get("cniVersion") {
-        // What the specification reads into its absence.
-        None => "0.1.0",
+        // What the specification reads into its absence, and the reference into an empty one.
+        None | Some(Value::Null) => "0.1.0",
+        Some(Value::String(text)) if text.is_empty() => "0.1.0",
         Some(Value::String(text)) => text,
         Some(other) => return Err(ConfigError::VersionForm(other.to_string())),
     };

@@ -71,8 +71,6 @@ pub enum EnvError {
     Missing(Vec<&'static str>),
     #[error("unknown CNI_COMMAND {0:?}")]
     UnknownCommand(String),
-    #[error("CNI_COMMAND {0} is not supported by this plugin")]
-    UnsupportedCommand(Command),
     #[error("{name} is not valid UTF-8: {lossy:?}")]
     NotUtf8 { name: &'static str, lossy: String },
     #[error("CNI_ARGS pair {0:?} must have the form KEY=VALUE")]
@@ -128,7 +126,7 @@ impl Invocation {
         if !missing.is_empty() {
             return Err(EnvError::Missing(missing));
         }
-        // VERSION asks about the plugin, not about a container: what else is set does not matter.
+        // These ask about the plugin or a network, not about a container: what else is set does not matter.
         if command.required().is_empty() {
             let (container_id, netns, ifname) = Default::default();
             return Ok(Some(Self {

@@ -7,11 +7,12 @@ use std::os::unix::ffi::OsStringExt;
 use serde_json::Value;
 use tombolo_core::types::AttachmentKey;
 use tombolo_fuzz::Target;
-use tombolo_rpc::{Address, Attachment, Route};
+use tombolo_rpc::{Address, Attachment, MAX_VALID, Route};
 
 use crate::config::{self, NetConf};
 use crate::env::{Command, Invocation};
 use crate::error::PluginError;
+use crate::gc;
 use crate::result::{self, Earlier};
 
 const IFNAME: &str = "eth0";
@@ -98,11 +99,14 @@ fn stdin() {
         "ipam",
         "timeoutSeconds",
         "agentSocket",
+        gc::FIELD,
+        "containerID",
+        "ifname",
         NETNS,
         IFNAME,
     ];
     Target::new("cni-stdin").words(words).check(|stdin| {
-        for command in [Command::Add, Command::Del, Command::Check] {
+        for command in [Command::Add, Command::Del, Command::Check, Command::Gc] {
             let conf = match NetConf::parse(stdin, command) {
                 Err(error) => {
                     told(error.into(), stdin);
@@ -114,6 +118,10 @@ fn stdin() {
             assert!(conf.agent_socket.is_absolute());
             assert!(conf.agent_socket.as_os_str().len() <= 107);
             assert!((1..=220).contains(&conf.timeout.as_secs()));
+            assert!(conf.valid.len() <= MAX_VALID);
+            for valid in &conf.valid {
+                AttachmentKey::new(&conf.name, &valid.container_id, &valid.ifname).expect("a key");
+            }
             if let Some(prev) = &conf.prev_result {
                 match result::addresses_of(prev, IFNAME, NETNS) {
                     Ok(addresses) => assert!((1..=64).contains(&addresses.len())),

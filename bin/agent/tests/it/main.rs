@@ -7,6 +7,7 @@ mod bed;
 mod boot;
 mod failpoints;
 mod flushed;
+mod gc_status;
 mod isolation;
 mod lifecycle;
 mod lookalikes;

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tombolo_rpc::node_server::{Node, NodeServer};
 use tombolo_rpc::{
     AddReply, AddRequest, Address, Attachment, CheckReply, CheckRequest, DelReply, DelRequest,
-    Failure, NetnsRef, Route, StatusReply, StatusRequest,
+    Failure, GcReply, GcRequest, NetnsRef, Route, StatusReply, StatusRequest,
 };
 use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
@@ -23,6 +23,8 @@ pub enum Asked {
     Add(AddRequest),
     Del(DelRequest),
     Check(CheckRequest),
+    Gc(GcRequest),
+    Status(StatusRequest),
 }
 
 /// How the agent answers.
@@ -30,6 +32,8 @@ pub enum Asked {
 pub enum Script {
     Succeed,
     Fail(Failure),
+    /// As `Fail`; STATUS says of pods that run that they suffer, too.
+    FailAffected(Failure),
     Status(tonic::Code),
     Empty,
     Never,
@@ -162,7 +166,9 @@ impl Service {
     ) -> Result<Response<T>, Status> {
         match &self.0.script {
             Script::Succeed => Ok(Response::new(success)),
-            Script::Fail(reason) => Ok(Response::new(failure(reason.clone()))),
+            Script::Fail(reason) | Script::FailAffected(reason) => {
+                Ok(Response::new(failure(reason.clone())))
+            }
             Script::Status(code) => Err(Status::new(*code, "by script")),
             Script::Empty => Ok(Response::new(empty)),
             Script::Never => std::future::pending().await,
@@ -210,8 +216,27 @@ impl Node for Service {
 
     async fn status(
         &self,
-        _request: Request<StatusRequest>,
+        request: Request<StatusRequest>,
     ) -> Result<Response<StatusReply>, Status> {
-        Err(Status::unimplemented("the plugin does not ask"))
+        self.note(&request, None, Asked::Status(*request.get_ref()));
+        let failed = |failure| StatusReply {
+            failure: Some(failure),
+            traffic_affected: matches!(self.0.script, Script::FailAffected(_)),
+            ..StatusReply::default()
+        };
+        self.answer(StatusReply::default(), failed, StatusReply::default())
+            .await
+    }
+
+    async fn garbage_collect(
+        &self,
+        request: Request<GcRequest>,
+    ) -> Result<Response<GcReply>, Status> {
+        self.note(&request, None, Asked::Gc(request.get_ref().clone()));
+        let failed = |failure| GcReply {
+            failure: Some(failure),
+        };
+        self.answer(GcReply::default(), failed, GcReply::default())
+            .await
     }
 }

@@ -7,6 +7,7 @@
 mod bad_input;
 mod fake_agent;
 mod faults;
+mod gc_status;
 mod notes;
 mod plugin;
 mod protocol;
