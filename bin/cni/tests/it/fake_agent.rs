@@ -31,6 +31,8 @@ pub enum Asked {
 #[derive(Clone, Debug)]
 pub enum Script {
     Succeed,
+    /// As `Succeed`, with another attachment.
+    Made(Attachment),
     Fail(Failure),
     /// As `Fail`; STATUS says of pods that run that they suffer, too.
     FailAffected(Failure),
@@ -43,6 +45,7 @@ pub enum Script {
 struct State {
     script: Script,
     asked: Mutex<Vec<Asked>>,
+    traces: Mutex<Vec<String>>,
 }
 
 /// A running agent; its socket goes with it.
@@ -65,6 +68,7 @@ impl FakeAgent {
         let state = Arc::new(State {
             script,
             asked: Mutex::default(),
+            traces: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -94,6 +98,11 @@ impl FakeAgent {
     pub fn asked(&self) -> Vec<Asked> {
         self.state.asked.lock().unwrap().clone()
     }
+
+    /// The trace of each request that has one.
+    pub fn traces(&self) -> Vec<String> {
+        self.state.traces.lock().unwrap().clone()
+    }
 }
 
 pub fn socket_in(directory: &Path) -> PathBuf {
@@ -117,6 +126,7 @@ pub fn attachment() -> Attachment {
     let route = |dst: &str, gateway: &str| Route {
         dst: dst.into(),
         gateway: gateway.into(),
+        table: 0,
     };
     Attachment {
         host_ifname: "tmb0123456789ab".into(),
@@ -155,6 +165,10 @@ impl Service {
                 "the plugin holds the namespace open"
             );
         }
+        if let Some(trace) = request.metadata().get(tombolo_rpc::TRACE_PARENT) {
+            let trace = trace.to_str().unwrap().to_owned();
+            self.0.traces.lock().unwrap().push(trace);
+        }
         self.0.asked.lock().unwrap().push(asked);
     }
 
@@ -165,7 +179,7 @@ impl Service {
         empty: T,
     ) -> Result<Response<T>, Status> {
         match &self.0.script {
-            Script::Succeed => Ok(Response::new(success)),
+            Script::Succeed | Script::Made(_) => Ok(Response::new(success)),
             Script::Fail(reason) | Script::FailAffected(reason) => {
                 Ok(Response::new(failure(reason.clone())))
             }
@@ -184,7 +198,11 @@ impl Node for Service {
     ) -> Result<Response<AddReply>, Status> {
         let body = request.get_ref().clone();
         self.note(&request, body.netns.as_ref(), Asked::Add(body.clone()));
-        self.answer(attachment().into(), Into::into, AddReply::default())
+        let made = match &self.0.script {
+            Script::Made(made) => made.clone(),
+            _ => attachment(),
+        };
+        self.answer(made.into(), Into::into, AddReply::default())
             .await
     }
 
