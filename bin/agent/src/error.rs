@@ -70,6 +70,18 @@ pub enum Error {
         key: AttachmentKey,
         differences: Vec<String>,
     },
+    #[error(
+        "{} of {found} attachments of network {network:?} could not be detached: {}{}",
+        causes.len() + unnamed, causes.join("; "), more(*unnamed)
+    )]
+    Collect {
+        network: String,
+        /// Of the first failure.
+        reason: Reason,
+        found: usize,
+        causes: Vec<String>,
+        unnamed: usize,
+    },
     #[error("a task of the agent ended early")]
     Task(#[from] tokio::task::JoinError),
     #[error("the agent is shutting down")]
@@ -92,7 +104,9 @@ impl Error {
             Self::Kernel { .. } | Self::Task(_) => Reason::KernelError,
             Self::Journal(_) => Reason::JournalError,
             Self::Spec(invalid) => invalid.reason(),
-            Self::NoAddress { reason, .. } | Self::NotReady { reason, .. } => *reason,
+            Self::NoAddress { reason, .. }
+            | Self::NotReady { reason, .. }
+            | Self::Collect { reason, .. } => *reason,
             Self::Superseded { .. } | Self::Vanished { .. } => Reason::Superseded,
             Self::StillDraining { .. } => Reason::NotReady,
             Self::CheckFailed { .. } => Reason::CheckFailed,
@@ -118,6 +132,7 @@ impl Error {
             | Self::NoAddress { .. }
             | Self::StillDraining { .. }
             | Self::NotReady { .. }
+            | Self::Collect { .. }
             | Self::Stopping => true,
         }
     }
@@ -142,6 +157,14 @@ impl Error {
             key,
             source,
         }
+    }
+}
+
+fn more(unnamed: usize) -> String {
+    if unnamed == 0 {
+        String::new()
+    } else {
+        format!("; and {unnamed} more")
     }
 }
 

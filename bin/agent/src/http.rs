@@ -91,6 +91,7 @@ async fn state(State(node): State<Arc<Node>>) -> Result<Json<Value>, Failed> {
         "nics": wired.nics,
         "pool": pool(&snapshot),
         "attachments": node.all_records(),
+        "adding": node.keys.adding(),
         "orphans": node.orphans().into_values().collect::<Vec<_>>(),
     })))
 }

@@ -106,6 +106,15 @@ impl Keys {
         guard.held.is_some().then_some(guard)
     }
 
+    /// The keys of which an ADD waits for the lock or holds it.
+    pub fn adding(&self) -> Vec<AttachmentKey> {
+        let all = locked(&self.0);
+        let adding = all
+            .iter()
+            .filter(|(_, slot)| !locked(&slot.adds).is_empty());
+        adding.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Tells all ADDs of this key that came so far to stop.
     pub fn supersede(&self, key: &AttachmentKey) {
         let slot = locked(&self.0).get(key).cloned();
@@ -162,12 +171,14 @@ mod tests {
         let first = keys.lock(&key, Some(&holder)).await;
         let mut second = Box::pin(keys.lock(&key, Some(&waiter)));
         assert!(futures::poll!(second.as_mut()).is_pending());
+        assert_eq!(keys.adding(), std::slice::from_ref(&key));
         keys.supersede(&key);
         assert_eq!(holder.cancelled().await, Why::Superseded);
         waiter.cancel(Why::Vanished);
         assert_eq!(waiter.why(), Some(Why::Superseded));
         drop(second);
         drop(first);
+        assert_eq!(keys.adding(), []);
         assert!(locked(&keys.0).is_empty());
     }
 }

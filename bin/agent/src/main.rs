@@ -1,7 +1,7 @@
 //! The node agent. Owns the node's address pool, the wiring of its pods, and all of Tombolo's kernel state on it.
 //!
 //! ```text
-//!   rpc ──▶ attach, detach, check ──▶ pool (addresses)      standalone ┐
+//!   rpc ──▶ attach, detach, check, gc ▶ pool (addresses)      standalone ┐
 //!                   │      │                                 cluster   ┴─▶ node.plan ──▶ resync ──▶ kernel
 //!                   │      └──▶ reaper (links go, addresses cool)                           ▲
 //!                   └─▶ journal, kernels (blocking work)         watch (notifications) ─────┘
@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod availability;
 mod check;
 mod clock;
 mod cluster;
@@ -20,6 +21,7 @@ mod detach;
 mod error;
 mod firewall;
 mod gate;
+mod gc;
 mod http;
 mod inotify;
 mod join;
@@ -40,6 +42,7 @@ mod restore;
 mod resync;
 mod rpc;
 mod run;
+mod sandboxes;
 mod scrub;
 mod spec;
 mod standalone;

@@ -3,6 +3,7 @@
 //!
 //! A caller that goes away drops its handler: [`CancelOnDrop`] tells the ADD, which undoes itself in its own task.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,18 +26,18 @@ use crate::attach;
 use crate::error::Error;
 use crate::keys::{Cancel, Why};
 use crate::node::Node;
-use crate::{check, detach, steps};
+use crate::{availability, check, detach, gc, steps};
 
 /// How long an ADD waits where the caller does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long STATUS waits: runtimes hold a lock meanwhile.
-const STATUS_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Most bytes of each part of a pod's name, as Kubernetes has them; of a path, as the kernel has them; of an address with its
 /// length. They bound what the journal keeps of an attachment.
 const MAX_POD: usize = 253;
 const MAX_PATH: usize = 4096;
 const MAX_ADDRESS: usize = 64;
+/// A trace's name has 55.
+const MAX_TRACE: usize = 64;
 /// Most addresses that CHECK compares.
 const MAX_ADDRESSES: usize = 64;
 
@@ -112,7 +113,7 @@ impl Drop for CancelOnDrop {
 
 impl Service {
     async fn add(&self, request: Request<rpc::AddRequest>) -> Result<rpc::Attachment, Error> {
-        let pid = peer_pid(&request)?;
+        let (pid, trace) = (peer_pid(&request)?, trace(&request));
         let request = request.into_inner();
         let key = key(request.key)?;
         let (netns, path) =
@@ -122,7 +123,7 @@ impl Service {
             0 => DEFAULT_TIMEOUT,
             millis => Duration::from_millis(u64::from(millis)),
         };
-        let span = info_span!("add", %pod, %key);
+        let span = info_span!("add", %pod, %key, trace);
         let request = attach::Request {
             key,
             pod,
@@ -143,7 +144,7 @@ impl Service {
     }
 
     async fn del(&self, request: Request<rpc::DelRequest>) -> Result<(), Error> {
-        let pid = peer_pid(&request)?;
+        let (pid, trace) = (peer_pid(&request)?, trace(&request));
         let request = request.into_inner();
         let key = key(request.key)?;
         // A namespace that cannot be had is as good as none.
@@ -151,7 +152,7 @@ impl Service {
             .ok()
             .flatten()
             .map(|(netns, _)| Arc::new(netns));
-        let span = info_span!("del", %key);
+        let span = info_span!("del", %key, trace);
         let node = Arc::clone(&self.node);
         // In a task of its own: once begun, it ends, whoever waits.
         tokio::spawn(async move { detach::detach(&node, &key, netns).await }.instrument(span))
@@ -159,16 +160,30 @@ impl Service {
     }
 
     async fn check(&self, request: Request<rpc::CheckRequest>) -> Result<(), Error> {
-        let pid = peer_pid(&request)?;
+        let (pid, trace) = (peer_pid(&request)?, trace(&request));
         let request = request.into_inner();
         let key = key(request.key)?;
         let (netns, _) =
             netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
         addresses_fit(&request.addresses)?;
-        let span = info_span!("check", %key);
+        let span = info_span!("check", %key, trace);
         check::check(&self.node, &key, Arc::new(netns), &request.addresses)
             .instrument(span)
             .await
+    }
+
+    async fn gc(&self, request: Request<rpc::GcRequest>) -> Result<(), Error> {
+        let trace = trace(&request);
+        let (network, valid) = valid(request.into_inner())?;
+        let span = info_span!("gc", network, valid = valid.len(), trace);
+        let node = Arc::clone(&self.node);
+        let collect = async move { gc::collect(&node, &network, &valid).await };
+        // In a task of its own, as DEL.
+        let found = tokio::spawn(collect.instrument(span)).await??;
+        if found > 0 {
+            info!(found, "attachments that the runtime does not know are gone");
+        }
+        Ok(())
     }
 
     /// Counts and logs an operation.
@@ -247,12 +262,35 @@ impl rpc::node_server::Node for Service {
             return Ok(Response::new(rpc::StatusReply {
                 failure: Some(failure),
                 version,
+                traffic_affected: false,
             }));
         }
-        let ready = self.node.ready(STATUS_TIMEOUT).await;
+        let unavailable = availability::status(&self.node).await.err();
+        if let Some(found) = &unavailable {
+            let (error, reason) = (found.error.chain(), found.error.reason());
+            info!(error, %reason, found.traffic_affected, "the runtime is told that no pod can be added");
+        }
         Ok(Response::new(rpc::StatusReply {
-            failure: ready.err().map(|error| error.to_failure()),
+            traffic_affected: unavailable.as_ref().is_some_and(|u| u.traffic_affected),
+            failure: unavailable.map(|found| found.error.to_failure()),
             version,
+        }))
+    }
+
+    async fn garbage_collect(
+        &self,
+        request: Request<rpc::GcRequest>,
+    ) -> Result<Response<rpc::GcReply>, Status> {
+        let started = Instant::now();
+        if let Some(failure) = rpc::Failure::unless_answered(request.get_ref().protocol) {
+            return Ok(Response::new(rpc::GcReply {
+                failure: Some(failure),
+            }));
+        }
+        let result = self.gc(request).await;
+        self.done("gc", started, &result);
+        Ok(Response::new(rpc::GcReply {
+            failure: result.err().map(|error| error.to_failure()),
         }))
     }
 }
@@ -280,6 +318,22 @@ fn pod(pod: Option<rpc::Pod>) -> Result<PodRef, Error> {
         name,
         uid,
     })
+}
+
+/// The network of a GC and what is valid of it.
+fn valid(request: rpc::GcRequest) -> Result<(String, BTreeSet<AttachmentKey>), Error> {
+    let network = request.network;
+    AttachmentKey::check_network(&network)?;
+    if request.valid.len() > rpc::MAX_VALID {
+        let (field, limit, unit) = ("valid", rpc::MAX_VALID, "entries");
+        return Err(Error::TooLong { field, limit, unit });
+    }
+    let keys = request
+        .valid
+        .iter()
+        .map(|valid| AttachmentKey::new(&network, &valid.container_id, &valid.ifname))
+        .collect::<Result<_, _>>()?;
+    Ok((network, keys))
 }
 
 fn addresses_fit(addresses: &[String]) -> Result<(), Error> {
@@ -310,6 +364,12 @@ fn peer_pid<T>(request: &Request<T>) -> Result<u32, Error> {
         .ok_or(Error::MissingField {
             field: "peer process",
         })
+}
+
+/// The runtime's trace, for the log.
+fn trace<T>(request: &Request<T>) -> Option<String> {
+    let parent = request.metadata().get(rpc::TRACE_PARENT)?.to_str().ok()?;
+    (parent.len() <= MAX_TRACE).then(|| parent.to_owned())
 }
 
 /// The namespace that the caller holds open, verified to be the one that it saw.

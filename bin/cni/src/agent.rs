@@ -10,11 +10,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tombolo_failpoint::Point;
 use tombolo_rpc::node_client::NodeClient;
 use tombolo_rpc::{
-    AddRequest, Attachment, CheckRequest, ConnectError, DelRequest, Failure, Transport, add_reply,
-    connect,
+    AddRequest, Attachment, CheckRequest, ConnectError, DelRequest, Failure, GcRequest, PROTOCOL,
+    StatusReply, StatusRequest, TRACE_PARENT, Transport, add_reply, connect,
 };
-use tonic::Status;
+use tonic::{Code, Request, Status};
 
+use crate::env;
 use crate::steps;
 
 /// First and longest pause between two attempts to connect.
@@ -40,6 +41,13 @@ pub enum AgentError {
         #[source]
         source: Box<Status>,
     },
+    #[error("the agent on {} is of an older build than this plugin and has no {command}", socket.display())]
+    Older {
+        socket: PathBuf,
+        command: &'static str,
+        #[source]
+        source: Box<Status>,
+    },
     #[error("the agent's answer to ADD holds neither an attachment nor a failure")]
     EmptyAnswer,
     #[error("{}", .0.message)]
@@ -52,7 +60,7 @@ impl AgentError {
         match self {
             Self::Away { .. } | Self::TimedOut { .. } => true,
             Self::Call { source, .. } => broke(source),
-            Self::EmptyAnswer | Self::Refused(_) => false,
+            Self::EmptyAnswer | Self::Refused(_) | Self::Older { .. } => false,
         }
     }
 
@@ -90,10 +98,10 @@ pub async fn add(patience: &Patience, request: AddRequest) -> Result<Attachment,
         async |mut client, left: Duration| {
             let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
             client
-                .add_network(AddRequest {
+                .add_network(traced(AddRequest {
                     timeout_ms,
                     ..request.clone()
-                })
+                }))
                 .await
         },
     )
@@ -108,7 +116,7 @@ pub async fn add(patience: &Patience, request: AddRequest) -> Result<Attachment,
 /// Asks to detach.
 pub async fn del(patience: &Patience, request: DelRequest) -> Result<(), AgentError> {
     let reply = converse(patience, &steps::DEL_ASK, async |mut client, _left| {
-        client.del_network(request.clone()).await
+        client.del_network(traced(request.clone())).await
     })
     .await?;
     reply
@@ -119,12 +127,53 @@ pub async fn del(patience: &Patience, request: DelRequest) -> Result<(), AgentEr
 /// Asks to compare.
 pub async fn check(patience: &Patience, request: CheckRequest) -> Result<(), AgentError> {
     let reply = converse(patience, &steps::CHECK_ASK, async |mut client, _left| {
-        client.check_network(request.clone()).await
+        client.check_network(traced(request.clone())).await
     })
     .await?;
     reply
         .failure
         .map_or(Ok(()), |failure| Err(AgentError::Refused(failure)))
+}
+
+/// Asks to detach what is not listed. An agent of a build before GC says so.
+pub async fn gc(patience: &Patience, request: GcRequest) -> Result<(), AgentError> {
+    let reply = converse(patience, &steps::GC_ASK, async |mut client, _left| {
+        client.garbage_collect(traced(request.clone())).await
+    })
+    .await;
+    let reply = reply.map_err(|error| match error {
+        AgentError::Call { socket, source } if source.code() == Code::Unimplemented => {
+            let command = "GC";
+            AgentError::Older {
+                socket,
+                command,
+                source,
+            }
+        }
+        error => error,
+    })?;
+    reply
+        .failure
+        .map_or(Ok(()), |failure| Err(AgentError::Refused(failure)))
+}
+
+/// Asks whether an ADD can work.
+pub async fn status(patience: &Patience) -> Result<StatusReply, AgentError> {
+    let protocol = PROTOCOL;
+    converse(patience, &steps::STATUS_ASK, async |mut client, _left| {
+        client.status(StatusRequest { protocol }).await
+    })
+    .await
+}
+
+/// The request, with what ties it to the runtime's own trace: the agent logs it.
+fn traced<M>(message: M) -> Request<M> {
+    let mut request = Request::new(message);
+    let parent = env::trace_parent().and_then(|parent| parent.parse().ok());
+    if let Some(parent) = parent {
+        request.metadata_mut().insert(TRACE_PARENT, parent);
+    }
+    request
 }
 
 async fn converse<R>(

@@ -8,7 +8,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use tombolo_core::types::{AttachmentKey, InvalidKey};
+use tombolo_rpc::ValidAttachment;
+
 use crate::env::Command;
+use crate::gc;
+use crate::runtime::{self, Asked};
 use crate::version::CniVersion;
 
 /// How long an ADD may take in all. A cloud attaches a NIC in 5 to 30 seconds; the kubelet gives a sandbox four
@@ -53,6 +58,8 @@ pub enum ConfigError {
         command: Command,
         version: CniVersion,
     },
+    #[error("network configuration: {0}")]
+    Name(#[source] InvalidKey),
     #[error("network configuration: {field} {problem}")]
     Field { field: String, problem: Problem },
     #[error("network configuration: {key} {value} is not supported: {why}")]
@@ -79,6 +86,10 @@ pub struct NetConf {
     pub name: String,
     pub agent_socket: PathBuf,
     pub timeout: Duration,
+    /// For GC: what stands of this network.
+    pub valid: Vec<ValidAttachment>,
+    /// For ADD: what the runtime wants beside an interface.
+    pub asked: Asked,
     /// The result of the plugins before us; absent where we are the first.
     pub prev_result: Option<Map<String, Value>>,
 }
@@ -103,16 +114,23 @@ impl NetConf {
         let name = name
             .ok_or_else(|| ConfigError::field("name", Problem::Missing))?
             .to_owned();
+        AttachmentKey::check_network(&name).map_err(ConfigError::Name)?;
         let agent_socket = agent_socket(&conf)?;
         let timeout = timeout(&conf)?;
+        let valid = match command {
+            Command::Gc => gc::valid(&conf, &name)?,
+            _ => Vec::new(),
+        };
+        let mut asked = Asked::default();
         if matches!(command, Command::Add) {
-            refuse_unsupported(&conf)?;
+            refuse_ipam(&conf)?;
+            asked = runtime::asked(&conf)?;
         }
         let prev_result = match conf.remove("prevResult") {
             None | Some(Value::Null) => None,
             Some(Value::Object(prev)) => Some(prev),
             // Releasing does not depend on what the runtime remembers.
-            Some(_) if command == Command::Del => None,
+            Some(_) if !matches!(command, Command::Add | Command::Check) => None,
             Some(_) => {
                 return Err(ConfigError::field(
                     "prevResult",
@@ -130,6 +148,8 @@ impl NetConf {
             name,
             agent_socket,
             timeout,
+            valid,
+            asked,
             prev_result,
         })
     }
@@ -150,8 +170,9 @@ fn string<'a>(conf: &'a Map<String, Value>, field: &str) -> Result<Option<&'a st
 
 fn version(conf: &Map<String, Value>) -> Result<CniVersion, ConfigError> {
     let text = match conf.get("cniVersion") {
-        // What the specification reads into its absence.
-        None => "0.1.0",
+        // What the specification reads into its absence, and the reference into an empty one.
+        None | Some(Value::Null) => "0.1.0",
+        Some(Value::String(text)) if text.is_empty() => "0.1.0",
         Some(Value::String(text)) => text,
         Some(other) => return Err(ConfigError::VersionForm(other.to_string())),
     };
@@ -209,20 +230,17 @@ fn timeout(conf: &Map<String, Value>) -> Result<Duration, ConfigError> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// Requests that would go unheard: an IPAM plugin beside our pool, an address or MAC of the runtime's choice.
-fn refuse_unsupported(conf: &Map<String, Value>) -> Result<(), ConfigError> {
-    let unsupported = |key, value: &Value, why| {
-        Err(ConfigError::Unsupported {
-            key,
-            value: value.to_string(),
-            why,
-        })
-    };
+/// An IPAM plugin beside our pool would go unheard.
+fn refuse_ipam(conf: &Map<String, Value>) -> Result<(), ConfigError> {
     match conf.get("ipam") {
         None | Some(Value::Null) => {}
         Some(Value::Object(ipam)) => {
             if let Some(kind) = ipam.get("type") {
-                return unsupported("ipam.type", kind, "addresses come from the agent");
+                return Err(ConfigError::Unsupported {
+                    key: "ipam.type",
+                    value: kind.to_string(),
+                    why: "addresses come from the agent",
+                });
             }
         }
         Some(_) => {
@@ -232,34 +250,6 @@ fn refuse_unsupported(conf: &Map<String, Value>) -> Result<(), ConfigError> {
                     expected: "an object",
                 },
             ));
-        }
-    }
-    let runtime = match conf.get("runtimeConfig") {
-        None | Some(Value::Null) => return Ok(()),
-        Some(Value::Object(runtime)) => runtime,
-        Some(_) => {
-            return Err(ConfigError::field(
-                "runtimeConfig",
-                Problem::WrongType {
-                    expected: "an object",
-                },
-            ));
-        }
-    };
-    // Runtimes disagree about upper and lower case in here.
-    for (key, value) in runtime {
-        let asks = !matches!(value, Value::Null)
-            && value.as_str() != Some("")
-            && value.as_array().is_none_or(|v| !v.is_empty());
-        if asks && key.eq_ignore_ascii_case("ips") {
-            return unsupported("runtimeConfig.ips", value, "addresses come from the agent");
-        }
-        if asks && key.eq_ignore_ascii_case("mac") {
-            return unsupported(
-                "runtimeConfig.mac",
-                value,
-                "the MAC follows from the attachment",
-            );
         }
     }
     Ok(())

@@ -10,6 +10,8 @@
 //! | 7 | configuration names a field with a bad value |
 //! | 8 | CNI_NETNS is no namespace for a pod |
 //! | 11 | try again: no address, agent away or not ready |
+//! | 50 | STATUS: an ADD would not work now |
+//! | 51 | STATUS: … and pods that run suffer from the same |
 //! | 100 | the agent refused for a reason that a repeat will not mend |
 //! | 101 | plugin and agent speak different protocols |
 //! | 102 | an interface of that name exists |
@@ -48,6 +50,12 @@ pub enum PluginError {
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
     Agent(#[from] AgentError),
+    #[error("no pod can be added: {source}")]
+    Unavailable {
+        /// What is wrong concerns the traffic of pods that run, too.
+        traffic_affected: bool,
+        source: AgentError,
+    },
     #[error("{silence}, and no note could be left for it")]
     Note {
         silence: Box<AgentError>,
@@ -65,14 +73,8 @@ impl PluginError {
             }
             Self::Netns(_) => Reason::NetnsMismatch.word(),
             Self::Runtime(_) => Reason::KernelError.word(),
-            Self::Agent(AgentError::Refused(failure)) => &failure.reason,
-            Self::Agent(AgentError::EmptyAnswer) => Reason::ProtocolMismatch.word(),
-            Self::Agent(AgentError::Call { source, .. })
-                if source.code() == tonic::Code::Unimplemented =>
-            {
-                Reason::ProtocolMismatch.word()
-            }
-            Self::Agent(_) | Self::Note { .. } => Reason::AgentUnavailable.word(),
+            Self::Agent(error) | Self::Unavailable { source: error, .. } => reason(error),
+            Self::Note { .. } => Reason::AgentUnavailable.word(),
         }
     }
 
@@ -81,15 +83,25 @@ impl PluginError {
             Self::Config(
                 ConfigError::VersionUnsupported(_) | ConfigError::VersionTooOld { .. },
             ) => 1,
-            Self::Config(ConfigError::Unsupported { .. }) => 2,
+            Self::Config(ConfigError::Unsupported { .. })
+            | Self::Env(EnvError::ArgUnsupported { .. }) => 2,
             Self::Env(_) => 4,
             Self::Key(invalid) if invalid.field.starts_with("CNI_") => 4,
             Self::Input(_) | Self::Runtime(_) | Self::Netns(NetnsError::Examine { .. }) => 5,
             Self::Config(
                 ConfigError::Json(_) | ConfigError::NotAnObject | ConfigError::VersionForm(_),
             ) => 6,
-            Self::Config(ConfigError::Field { .. }) | Self::Key(_) => 7,
+            Self::Config(ConfigError::Field { .. } | ConfigError::Name(_)) | Self::Key(_) => 7,
             Self::Netns(_) => 8,
+            Self::Unavailable {
+                traffic_affected, ..
+            } => {
+                if *traffic_affected {
+                    51
+                } else {
+                    50
+                }
+            }
             Self::Agent(AgentError::Refused(failure)) if failure.retryable => 11,
             Self::Agent(AgentError::Away { .. } | AgentError::TimedOut { .. })
             | Self::Note { .. } => 11,
@@ -122,6 +134,18 @@ impl PluginError {
             object["details"] = shortened(causes.join(": ")).into();
         }
         object
+    }
+}
+
+/// The agent's own word, or the one for how it could not be asked.
+fn reason(error: &AgentError) -> &str {
+    match error {
+        AgentError::Refused(failure) => &failure.reason,
+        AgentError::EmptyAnswer | AgentError::Older { .. } => Reason::ProtocolMismatch.word(),
+        AgentError::Call { source, .. } if source.code() == tonic::Code::Unimplemented => {
+            Reason::ProtocolMismatch.word()
+        }
+        _ => Reason::AgentUnavailable.word(),
     }
 }
 

@@ -4,14 +4,15 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tombolo_core::types::AttachmentKey;
 use tombolo_fuzz::Target;
-use tombolo_rpc::{Address, Attachment, Route};
+use tombolo_rpc::{Address, Attachment, MAX_VALID, Route};
 
 use crate::config::{self, NetConf};
 use crate::env::{Command, Invocation};
 use crate::error::PluginError;
+use crate::gc;
 use crate::result::{self, Earlier};
 
 const IFNAME: &str = "eth0";
@@ -34,6 +35,7 @@ fn made() -> Attachment {
         routes: vec![Route {
             dst: "0.0.0.0/0".to_owned(),
             gateway: "169.254.1.1".to_owned(),
+            table: 0,
         }],
     }
 }
@@ -57,7 +59,11 @@ fn add(conf: NetConf) -> Result<(), PluginError> {
             .and_then(Value::as_array)
             .map_or(0, Vec::len)
     };
-    let earlier = Earlier::parse(conf.prev_result, IFNAME, NETNS)?;
+    let mut earlier = Earlier::parse(conf.prev_result, IFNAME, NETNS)?;
+    if let Some(dns) = conf.asked.dns {
+        assert!(!dns.is_empty());
+        earlier.set_dns(dns);
+    }
     let result = result::of_add(version, earlier, &made(), IFNAME, NETNS);
     let result: Value = serde_json::from_str(&result.to_string()).expect("JSON");
     assert_eq!(result["cniVersion"], version.text());
@@ -67,7 +73,7 @@ fn add(conf: NetConf) -> Result<(), PluginError> {
     }
     for key in before.keys() {
         assert!(
-            result.get(key).is_some() || before[key].is_null(),
+            result.get(key).is_some() || before[key].is_null() || before[key] == json!({}),
             "{key} is lost"
         );
     }
@@ -93,16 +99,24 @@ fn stdin() {
         "address",
         "gateway",
         "runtimeConfig",
+        "Servers",
+        "searches",
+        "bandwidth",
+        "args",
+        "cni",
         "ips",
         "mac",
         "ipam",
         "timeoutSeconds",
         "agentSocket",
+        gc::FIELD,
+        "containerID",
+        "ifname",
         NETNS,
         IFNAME,
     ];
     Target::new("cni-stdin").words(words).check(|stdin| {
-        for command in [Command::Add, Command::Del, Command::Check] {
+        for command in [Command::Add, Command::Del, Command::Check, Command::Gc] {
             let conf = match NetConf::parse(stdin, command) {
                 Err(error) => {
                     told(error.into(), stdin);
@@ -114,6 +128,10 @@ fn stdin() {
             assert!(conf.agent_socket.is_absolute());
             assert!(conf.agent_socket.as_os_str().len() <= 107);
             assert!((1..=220).contains(&conf.timeout.as_secs()));
+            assert!(conf.valid.len() <= MAX_VALID);
+            for valid in &conf.valid {
+                AttachmentKey::new(&conf.name, &valid.container_id, &valid.ifname).expect("a key");
+            }
             if let Some(prev) = &conf.prev_result {
                 match result::addresses_of(prev, IFNAME, NETNS) {
                     Ok(addresses) => assert!((1..=64).contains(&addresses.len())),

@@ -9,25 +9,27 @@ mod env;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod gc;
 mod input;
 mod netns;
 mod note;
 mod result;
+mod runtime;
 mod steps;
 mod version;
 
 use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tombolo_core::types::AttachmentKey;
-use tombolo_rpc::{AddRequest, CheckRequest, DelRequest, Key, PROTOCOL, Pod};
+use tombolo_rpc::{AddRequest, CheckRequest, DelRequest, GcRequest, Key, PROTOCOL, Pod};
 
 use agent::{AgentError, Patience};
 use config::NetConf;
-use env::{Command, EnvError, Invocation};
+use env::{Command, Invocation};
 use error::PluginError;
 use netns::{Netns, NetnsError};
 use note::Left;
@@ -42,6 +44,13 @@ const STDIN: Duration = Duration::from_secs(10);
 const CONNECT_ADD: Duration = Duration::from_secs(10);
 /// DEL leaves a note, and CHECK is repeated by the runtime: they only bridge a quick restart.
 const CONNECT_OTHER: Duration = Duration::from_secs(2);
+/// STATUS is asked again soon; an agent that listens answers at once.
+const CONNECT_STATUS: Duration = Duration::from_millis(300);
+
+/// STATUS in all, from reading to answering: runtimes hold a lock meanwhile, and ask every few seconds.
+const STATUS: Duration = Duration::from_millis(900);
+/// Of that, for stdin to go on; three times as long in all.
+const STATUS_STDIN: Duration = Duration::from_millis(150);
 
 fn main() -> ExitCode {
     match steps::arguments(std::env::args_os().skip(1)) {
@@ -89,16 +98,19 @@ fn run(version: &mut Option<CniVersion>) -> Result<Option<Value>, PluginError> {
             .and_then(|stdin| config::version_of(&stdin));
         return Ok(Some(result::of_version(asked)));
     }
-    let stdin = input::read(STDIN)?;
+    let begun = Instant::now();
+    let status = invocation.command == Command::Status;
+    let stdin = input::read(if status { STATUS_STDIN } else { STDIN })?;
     *version = config::version_of(&stdin);
     let conf = NetConf::parse(&stdin, invocation.command)?;
     match invocation.command {
         Command::Add => add(&invocation, conf).map(Some),
         Command::Del => del(&invocation, &conf).map(|()| None),
         Command::Check => check(&invocation, conf).map(|()| None),
-        Command::Gc | Command::Status | Command::Version => {
-            Err(EnvError::UnsupportedCommand(invocation.command).into())
-        }
+        Command::Gc => gc(conf).map(|()| None),
+        Command::Status => status_of(&conf, STATUS.saturating_sub(begun.elapsed())).map(|()| None),
+        // Answered above.
+        Command::Version => Ok(Some(result::of_version(*version))),
     }
 }
 
@@ -111,7 +123,13 @@ fn add(invocation: &Invocation, conf: NetConf) -> Result<Value, PluginError> {
     let key = rpc_key(key(invocation, &conf)?);
     let pod = invocation.pod()?;
     let patience = patience(&conf, CONNECT_ADD);
-    let earlier = Earlier::parse(conf.prev_result, ifname, path)?;
+    let mut earlier = Earlier::parse(conf.prev_result, ifname, path)?;
+    for what in conf.asked.unheard {
+        eprintln!("tombolo-cni: {what} is not supported and ignored");
+    }
+    if let Some(dns) = conf.asked.dns {
+        earlier.set_dns(dns);
+    }
     let netns = Netns::open(path, invocation.netns_override)?;
     let request = AddRequest {
         protocol: PROTOCOL,
@@ -181,6 +199,38 @@ fn check(invocation: &Invocation, conf: NetConf) -> Result<(), PluginError> {
     };
     block_on(agent::check(&patience(&conf, CONNECT_OTHER), request))??;
     Ok(())
+}
+
+/// Without an agent nothing is detached and nothing is lost: the runtime asks again.
+fn gc(conf: NetConf) -> Result<(), PluginError> {
+    let patience = patience(&conf, CONNECT_OTHER);
+    let request = GcRequest {
+        protocol: PROTOCOL,
+        network: conf.name,
+        valid: conf.valid,
+    };
+    Ok(block_on(agent::gc(&patience, request))??)
+}
+
+/// Answers within `left`, whatever the agent does.
+fn status_of(conf: &NetConf, left: Duration) -> Result<(), PluginError> {
+    let patience = Patience {
+        socket: conf.agent_socket.clone(),
+        overall: left,
+        connect: CONNECT_STATUS.min(left),
+    };
+    let unavailable = |traffic_affected, source| PluginError::Unavailable {
+        traffic_affected,
+        source,
+    };
+    let reply = block_on(agent::status(&patience))?.map_err(|source| unavailable(false, source))?;
+    match reply.failure {
+        None => Ok(()),
+        Some(failure) => {
+            let source = AgentError::Refused(failure);
+            Err(unavailable(reply.traffic_affected, source))
+        }
+    }
 }
 
 /// DEL works by key; the namespace only helps. One that is gone, was never one, or is by now the plugin's own (a

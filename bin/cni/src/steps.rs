@@ -15,6 +15,8 @@ points! {
     ADD_ASK = "add.ask";
     DEL_ASK = "del.ask";
     CHECK_ASK = "check.ask";
+    GC_ASK = "gc.ask";
+    STATUS_ASK = "status.ask";
     /// What a note says, in a file that has no name yet.
     NOTE_CONTENT = "note.content";
     NOTE_NAME = "note.name";

@@ -42,27 +42,8 @@ impl AttachmentKey {
     /// # Errors
     /// Names the first part at fault.
     pub fn new(network: &str, container_id: &str, ifname: &str) -> Result<Self, InvalidKey> {
-        let invalid = |field, value: &str, problem| InvalidKey {
-            field,
-            value: value.to_owned(),
-            problem,
-        };
-        for (field, value) in [("name", network), ("CNI_CONTAINERID", container_id)] {
-            let mut bytes = value.bytes();
-            let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
-            let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-            if !first || !rest {
-                return Err(invalid(
-                    field,
-                    value,
-                    "must match [a-zA-Z0-9][a-zA-Z0-9_.-]*",
-                ));
-            }
-            if value.len() > Self::MAX_PART {
-                let start = &value[..Self::MAX_PART];
-                return Err(invalid(field, start, "goes on: it may have 255 bytes"));
-            }
-        }
+        check_part("name", network)?;
+        check_part("CNI_CONTAINERID", container_id)?;
         let bad_char =
             |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
         if ifname.is_empty()
@@ -82,6 +63,14 @@ impl AttachmentKey {
             container_id: container_id.to_owned(),
             ifname: ifname.to_owned(),
         })
+    }
+
+    /// Checks a network name alone, as [`Self::new`] does.
+    ///
+    /// # Errors
+    /// Names it.
+    pub fn check_network(network: &str) -> Result<(), InvalidKey> {
+        check_part("name", network)
     }
 
     /// SHA-256 over the parts, each followed by a zero byte (which no part can hold).
@@ -123,6 +112,29 @@ impl fmt::Display for AttachmentKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.network, self.container_id, self.ifname)
     }
+}
+
+fn invalid(field: &'static str, value: &str, problem: &'static str) -> InvalidKey {
+    InvalidKey {
+        field,
+        value: value.to_owned(),
+        problem,
+    }
+}
+
+fn check_part(field: &'static str, value: &str) -> Result<(), InvalidKey> {
+    let mut bytes = value.bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if !first || !rest {
+        let must = "must match [a-zA-Z0-9][a-zA-Z0-9_.-]*";
+        return Err(invalid(field, value, must));
+    }
+    if value.len() > AttachmentKey::MAX_PART {
+        let start = &value[..AttachmentKey::MAX_PART];
+        return Err(invalid(field, start, "goes on: it may have 255 bytes"));
+    }
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {

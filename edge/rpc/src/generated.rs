@@ -94,6 +94,9 @@ pub struct Route {
     /// Empty: on the link.
     #[prost(string, tag = "2")]
     pub gateway: ::prost::alloc::string::String,
+    /// Of the pod. 0: the main one.
+    #[prost(uint32, tag = "3")]
+    pub table: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DelRequest {
@@ -135,10 +138,38 @@ pub struct StatusRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusReply {
+    /// Absent: it can.
     #[prost(message, optional, tag = "1")]
     pub failure: ::core::option::Option<Failure>,
     #[prost(string, tag = "2")]
     pub version: ::prost::alloc::string::String,
+    /// Beside a failure: what is wrong concerns the traffic of pods that run, too.
+    #[prost(bool, tag = "3")]
+    pub traffic_affected: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GcRequest {
+    #[prost(uint32, tag = "1")]
+    pub protocol: u32,
+    /// Attachments of other networks are not concerned.
+    #[prost(string, tag = "2")]
+    pub network: ::prost::alloc::string::String,
+    /// What the runtime still knows of this network. Empty: nothing.
+    #[prost(message, repeated, tag = "3")]
+    pub valid: ::prost::alloc::vec::Vec<ValidAttachment>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ValidAttachment {
+    #[prost(string, tag = "1")]
+    pub container_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub ifname: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GcReply {
+    /// What could not be detached, all of it together. Absent: success.
+    #[prost(message, optional, tag = "1")]
+    pub failure: ::core::option::Option<Failure>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failure {
@@ -318,6 +349,28 @@ pub mod node_client {
             req.extensions_mut().insert(GrpcMethod::new("tombolo.v1.Node", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// Detaches what stands of a network and is not listed. Never an ADD that has not answered yet.
+        pub async fn garbage_collect(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GcRequest>,
+        ) -> std::result::Result<tonic::Response<super::GcReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tombolo.v1.Node/GarbageCollect",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tombolo.v1.Node", "GarbageCollect"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -354,6 +407,11 @@ pub mod node_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status>;
+        /// Detaches what stands of a network and is not listed. Never an ADD that has not answered yet.
+        async fn garbage_collect(
+            &self,
+            request: tonic::Request<super::GcRequest>,
+        ) -> std::result::Result<tonic::Response<super::GcReply>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct NodeServer<T> {
@@ -588,6 +646,49 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tombolo.v1.Node/GarbageCollect" => {
+                    #[allow(non_camel_case_types)]
+                    struct GarbageCollectSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::GcRequest>
+                    for GarbageCollectSvc<T> {
+                        type Response = super::GcReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GcRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::garbage_collect(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GarbageCollectSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

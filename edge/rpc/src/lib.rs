@@ -20,11 +20,18 @@ pub use client::{ConnectError, Transport, connect};
 /// The version of the protocol that this build speaks: it goes with every request.
 pub const PROTOCOL: u32 = 1;
 
-/// Longest message of either side in bytes. A request of the longest names and a list of 64 addresses has a sixth of it.
-pub const MAX_MESSAGE: usize = 64 << 10;
+/// Longest message of either side in bytes. A GC of [`MAX_VALID`] attachments with the longest names has little more than
+/// half of it, any other request far less.
+pub const MAX_MESSAGE: usize = 2 << 20;
+
+/// Most attachments that a GC lists: more than any node has, of one network.
+pub const MAX_VALID: usize = 4096;
 
 /// Longest text of a [`Failure`] in bytes; what is longer is cut, so that a failure can always be told.
 pub const MAX_TEXT: usize = 8 << 10;
+
+/// Metadata of a request: the trace that it is part of, as W3C's Trace Context writes it.
+pub const TRACE_PARENT: &str = "traceparent";
 
 /// Where the agent listens unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/tombolo/agent.sock";

@@ -21,6 +21,20 @@ fn a_failure_can_always_be_told() {
     assert!(failure.encoded_len() < MAX_MESSAGE);
 }
 
+#[test]
+fn the_longest_gc_fits_into_a_message() {
+    let longest = ValidAttachment {
+        container_id: "c".repeat(255),
+        ifname: "i".repeat(15),
+    };
+    let request = GcRequest {
+        protocol: PROTOCOL,
+        network: "n".repeat(255),
+        valid: vec![longest; MAX_VALID],
+    };
+    assert!(request.encoded_len() < MAX_MESSAGE * 2 / 3);
+}
+
 /// Decodes, and what was decoded survives the way out and back.
 fn read<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
     if let Ok(message) = M::decode(bytes) {
@@ -36,10 +50,12 @@ fn fuzz_messages() {
         read::<DelRequest>(bytes);
         read::<CheckRequest>(bytes);
         read::<StatusRequest>(bytes);
+        read::<GcRequest>(bytes);
         read::<AddReply>(bytes);
         read::<DelReply>(bytes);
         read::<CheckReply>(bytes);
         read::<StatusReply>(bytes);
+        read::<GcReply>(bytes);
     });
 }
 
@@ -91,6 +107,13 @@ mod limits {
             _request: Request<StatusRequest>,
         ) -> Result<Response<StatusReply>, Status> {
             Ok(Response::new(StatusReply::default()))
+        }
+
+        async fn garbage_collect(
+            &self,
+            _request: Request<GcRequest>,
+        ) -> Result<Response<GcReply>, Status> {
+            Ok(Response::new(GcReply::default()))
         }
     }
 

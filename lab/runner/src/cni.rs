@@ -6,6 +6,8 @@
 //!                      the last result goes into the cache, with the configuration
 //! CHECK  p1 → p2 → …   prevResult: the cached one, the same for all (0.4.0 and later)
 //! DEL    … → p2 → p1   as CHECK, but an unreadable or absent cache entry is no obstacle; the entry goes at the end
+//! GC     DEL of what the cache has of this network and the caller does not list; then p1 → p2 → …, each with the list
+//! STATUS p1 → p2 → …   the first that cannot serve an ADD
 //! ```
 //!
 //! Nothing here is asynchronous and nothing starts a thread: one call of one plugin is a `posix_spawn`, a poll loop over
@@ -19,6 +21,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 pub use cache::{CacheError, Cached};
@@ -38,6 +41,27 @@ pub struct RuntimeConf {
     pub args: Vec<(String, String)>,
     /// Values of capabilities by name; a plugin gets those that its configuration declares.
     pub capabilities: Map<String, Value>,
+}
+
+/// An attachment that stands, for GC.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Valid {
+    /// `CNI_CONTAINERID`.
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    /// `CNI_IFNAME`.
+    pub ifname: String,
+}
+
+impl Valid {
+    /// Of this container and interface.
+    #[must_use]
+    pub fn new(container_id: &str, ifname: &str) -> Self {
+        Self {
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+        }
+    }
 }
 
 /// A command could not be carried out for a list.
@@ -232,12 +256,14 @@ impl Runner {
         Ok(())
     }
 
-    /// STATUS of all plugins, in order (1.1.0).
+    /// STATUS of all plugins, in order. A version before 1.1.0 knows none: all is well.
     ///
     /// # Errors
-    /// The first plugin that cannot serve an ADD now; a version before 1.1.0.
+    /// The first plugin that cannot serve an ADD now.
     pub fn status(&self, list: &NetworkList) -> Result<(), RunError> {
-        self.since(list, "STATUS", "1.1.0")?;
+        if !list.at_least("1.1.0") {
+            return Ok(());
+        }
         for plugin in &list.plugins {
             let stdin = plugin.stdin(list, None, &Map::new());
             self.call(plugin, "STATUS", &RuntimeConf::default(), &stdin, None)?;
@@ -245,21 +271,35 @@ impl Runner {
         Ok(())
     }
 
-    /// GC of all plugins, in order (1.1.0): everything of the network but `valid` (container id, interface) may go.
+    /// Everything of this network but `valid` goes: DEL of what the cache still has of it, then (from 1.1.0 on) GC of all
+    /// plugins, in order. `None` calls them without a list. Does nothing where the list says `disableGC`.
     ///
     /// # Errors
-    /// The first plugin that fails, after all were called; a version before 1.1.0.
-    pub fn gc(&self, list: &NetworkList, valid: &[(String, String)]) -> Result<(), RunError> {
-        self.since(list, "GC", "1.1.0")?;
-        let attachments: Vec<_> = valid
-            .iter()
-            .map(|(id, ifname)| json!({ "containerID": id, "ifname": ifname }))
-            .collect();
+    /// The first that fails, after all were called.
+    pub fn gc(&self, list: &NetworkList, valid: Option<&[Valid]>) -> Result<(), RunError> {
+        if list.disable_gc {
+            return Ok(());
+        }
+        let stands = |id: &str, ifname: &str| {
+            let mut all = valid.into_iter().flatten();
+            all.any(|valid| valid.container_id == id && valid.ifname == ifname)
+        };
         let mut first = Ok(());
+        for entry in self.attachments(list)? {
+            if !stands(&entry.container_id, &entry.if_name) {
+                first = first.and(self.del(list, &entry.runtime_conf()));
+            }
+        }
+        if !list.at_least("1.1.0") {
+            return first;
+        }
         for plugin in &list.plugins {
             let mut stdin = plugin.stdin(list, None, &Map::new());
-            stdin["cni.dev/valid-attachments"] = attachments.clone().into();
-            stdin["cni.dev/attachments"] = attachments.clone().into();
+            if let Some(valid) = valid {
+                stdin["cni.dev/valid-attachments"] = json!(valid);
+                // The specification's first text said so; libcni sends both.
+                stdin["cni.dev/attachments"] = json!(valid);
+            }
             let outcome = self.call(plugin, "GC", &RuntimeConf::default(), &stdin, None);
             first = first.and(outcome.map(drop));
         }
@@ -282,6 +322,17 @@ impl Runner {
                 source,
             },
         })
+    }
+
+    /// What the cache has of this network, by container and interface. Entries that cannot be read are left out.
+    ///
+    /// # Errors
+    /// Where the cache cannot be listed.
+    pub fn attachments(&self, list: &NetworkList) -> Result<Vec<Cached>, CacheError> {
+        let cache = self.cache.as_ref();
+        let mut all = cache.map_or(Ok(Vec::new()), |dir| cache::all(dir))?;
+        all.retain(|entry| entry.network_name == list.name);
+        Ok(all)
     }
 
     /// The cached result of an attachment.

@@ -53,6 +53,7 @@ fn add(request: rpc::AddRequest) {
         addresses: Vec::new(),
         mtu: u32::MAX,
         host_ifindex: None,
+        beside: BTreeSet::new(),
         since: tombolo_core::types::Millis(u64::MAX),
     };
     let bytes = serde_json::to_vec(&record).expect("JSON");
@@ -66,8 +67,17 @@ fn requests() {
         let Some((which, bytes)) = bytes.split_first() else {
             return;
         };
-        match which % 3 {
+        match which % 4 {
             0 => drop(rpc::AddRequest::decode(bytes).map(add)),
+            3 => drop(
+                rpc::GcRequest::decode(bytes).map(|request| match valid(request) {
+                    Err(error) => told(&error),
+                    Ok((network, keys)) => {
+                        assert!(network.len() <= AttachmentKey::MAX_PART);
+                        assert!(keys.len() <= rpc::MAX_VALID);
+                    }
+                }),
+            ),
             1 => drop(rpc::DelRequest::decode(bytes).map(|request| check_key(request.key))),
             _ => drop(rpc::CheckRequest::decode(bytes).map(|request| {
                 if let Err(error) = addresses_fit(&request.addresses) {

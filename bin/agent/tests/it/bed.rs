@@ -62,6 +62,8 @@ pub struct Pod {
     pub netns: String,
     file: std::fs::File,
     pub id: String,
+    pub network: String,
+    pub ifname: String,
 }
 
 pub const NIC_MACS: [&str; 2] = ["02:77:00:00:00:00", "02:77:00:00:00:01"];
@@ -164,10 +166,15 @@ impl Bed {
 
     /// Writes the specification; a running agent takes it.
     pub fn write_spec(&self) {
+        self.write(&self.spec);
+    }
+
+    /// Writes another one.
+    pub fn write(&self, spec: &Value) {
         let path = self.spec_file();
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let temporary = path.with_extension("new");
-        std::fs::write(&temporary, self.spec.to_string()).unwrap();
+        std::fs::write(&temporary, spec.to_string()).unwrap();
         std::fs::rename(temporary, path).unwrap();
     }
 
@@ -203,6 +210,8 @@ impl Bed {
             netns,
             file,
             id: format!("c-{name}"),
+            network: "tombolo".to_owned(),
+            ifname: "eth0".to_owned(),
         }
     }
 
@@ -259,6 +268,29 @@ impl Bed {
             .failure
     }
 
+    /// GC of a network in which only these stand.
+    pub async fn gc(&self, network: &str, valid: &[&Pod]) -> Option<rpc::Failure> {
+        let valid = valid.iter().map(|pod| rpc::ValidAttachment {
+            container_id: pod.id.clone(),
+            ifname: pod.ifname.clone(),
+        });
+        let request = rpc::GcRequest {
+            protocol: rpc::PROTOCOL,
+            network: network.to_owned(),
+            valid: valid.collect(),
+        };
+        let mut client = self.client().await;
+        let reply = client.garbage_collect(request).await.unwrap();
+        reply.into_inner().failure
+    }
+
+    pub async fn status(&self) -> rpc::StatusReply {
+        let protocol = rpc::PROTOCOL;
+        let mut client = self.client().await;
+        let reply = client.status(rpc::StatusRequest { protocol }).await;
+        reply.unwrap().into_inner()
+    }
+
     /// What `/debug/state` says.
     pub fn state(&self) -> Value {
         let netns =
@@ -295,15 +327,15 @@ impl Bed {
 impl Pod {
     pub fn key(&self) -> rpc::Key {
         rpc::Key {
-            network: "tombolo".to_owned(),
+            network: self.network.clone(),
             container_id: self.id.clone(),
-            ifname: "eth0".to_owned(),
+            ifname: self.ifname.clone(),
         }
     }
 
     /// As files hold it.
     pub fn key_json(&self) -> Value {
-        json!({"network": "tombolo", "container_id": self.id, "ifname": "eth0"})
+        json!({"network": self.network, "container_id": self.id, "ifname": self.ifname})
     }
 
     /// The same namespace under another container id.
@@ -312,6 +344,17 @@ impl Pod {
             netns: self.netns.clone(),
             file: self.file.try_clone().unwrap(),
             id: id.to_owned(),
+            network: self.network.clone(),
+            ifname: self.ifname.clone(),
+        }
+    }
+
+    /// Another interface of the same container, in another network.
+    pub fn in_network(&self, network: &str, ifname: &str) -> Self {
+        Self {
+            network: network.to_owned(),
+            ifname: ifname.to_owned(),
+            ..self.under(&self.id)
         }
     }
 
@@ -359,7 +402,7 @@ impl Pod {
             .as_array()
             .unwrap()
             .iter()
-            .any(|link| link["ifname"] == "eth0")
+            .any(|link| link["ifname"] == self.ifname.as_str())
     }
 }
 

@@ -19,7 +19,7 @@ fn plugin() -> PathBuf {
 
 fn call(bed: &Bed, pod: &Pod, command: &str, result: Option<&Value>, failpoint: &str) -> Output {
     let mut conf = json!({
-        "cniVersion": "1.0.0", "name": "tombolo", "type": "tombolo-cni",
+        "cniVersion": "1.1.0", "name": "tombolo", "cni.dev/valid-attachments": [], "type": "tombolo-cni",
         "agentSocket": bed.run_dir().join("agent.sock"),
     });
     if let Some(result) = result {
@@ -71,6 +71,8 @@ async fn the_plugin_killed_at_every_step_leaves_what_del_takes_away() {
             "add" | "answer" => "ADD",
             "check" => "CHECK",
             "del" | "note" => "DEL",
+            "gc" => "GC",
+            "status" => "STATUS",
             other => panic!("{other}: a point without a test"),
         };
         let before = (command != "ADD").then(|| call(&bed, &pod, "ADD", None, ""));
@@ -94,7 +96,8 @@ async fn the_plugin_killed_at_every_step_leaves_what_del_takes_away() {
             bed.start(&[]);
         }
         // What the agent answered stands until DEL; what it was not asked, or undid, is not there.
-        let stands = !["add.ask.before", "del.ask.after"].contains(&order.as_str()) && !noted;
+        let stands = !["add.ask.before", "del.ask.after", "gc.ask.after"].contains(&order.as_str())
+            && !noted;
         bed.agree(usize::from(stands));
         // What ended without an answer is asked again, or taken away.
         if command == "ADD" && stands {

@@ -133,6 +133,8 @@ fn fields_of_the_configuration() {
     // Fields changed (null: removed), code, words of the message.
     let table: &[(Value, u64, &[&str])] = &[
         (json!({ "cniVersion": null }), 1, &["cniVersion", "0.1.0"]),
+        (json!({ "cniVersion": "" }), 1, &["cniVersion", "0.1.0"]),
+        (json!({ "name": "a/b" }), 7, &["name", "a/b", "must match"]),
         (
             json!({ "cniVersion": "0.2.0" }),
             1,

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tombolo_rpc::node_server::{Node, NodeServer};
 use tombolo_rpc::{
     AddReply, AddRequest, Address, Attachment, CheckReply, CheckRequest, DelReply, DelRequest,
-    Failure, NetnsRef, Route, StatusReply, StatusRequest,
+    Failure, GcReply, GcRequest, NetnsRef, Route, StatusReply, StatusRequest,
 };
 use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
@@ -23,13 +23,19 @@ pub enum Asked {
     Add(AddRequest),
     Del(DelRequest),
     Check(CheckRequest),
+    Gc(GcRequest),
+    Status(StatusRequest),
 }
 
 /// How the agent answers.
 #[derive(Clone, Debug)]
 pub enum Script {
     Succeed,
+    /// As `Succeed`, with another attachment.
+    Made(Attachment),
     Fail(Failure),
+    /// As `Fail`; STATUS says of pods that run that they suffer, too.
+    FailAffected(Failure),
     Status(tonic::Code),
     Empty,
     Never,
@@ -39,6 +45,7 @@ pub enum Script {
 struct State {
     script: Script,
     asked: Mutex<Vec<Asked>>,
+    traces: Mutex<Vec<String>>,
 }
 
 /// A running agent; its socket goes with it.
@@ -61,6 +68,7 @@ impl FakeAgent {
         let state = Arc::new(State {
             script,
             asked: Mutex::default(),
+            traces: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -90,6 +98,11 @@ impl FakeAgent {
     pub fn asked(&self) -> Vec<Asked> {
         self.state.asked.lock().unwrap().clone()
     }
+
+    /// The trace of each request that has one.
+    pub fn traces(&self) -> Vec<String> {
+        self.state.traces.lock().unwrap().clone()
+    }
 }
 
 pub fn socket_in(directory: &Path) -> PathBuf {
@@ -113,6 +126,7 @@ pub fn attachment() -> Attachment {
     let route = |dst: &str, gateway: &str| Route {
         dst: dst.into(),
         gateway: gateway.into(),
+        table: 0,
     };
     Attachment {
         host_ifname: "tmb0123456789ab".into(),
@@ -151,6 +165,10 @@ impl Service {
                 "the plugin holds the namespace open"
             );
         }
+        if let Some(trace) = request.metadata().get(tombolo_rpc::TRACE_PARENT) {
+            let trace = trace.to_str().unwrap().to_owned();
+            self.0.traces.lock().unwrap().push(trace);
+        }
         self.0.asked.lock().unwrap().push(asked);
     }
 
@@ -161,8 +179,10 @@ impl Service {
         empty: T,
     ) -> Result<Response<T>, Status> {
         match &self.0.script {
-            Script::Succeed => Ok(Response::new(success)),
-            Script::Fail(reason) => Ok(Response::new(failure(reason.clone()))),
+            Script::Succeed | Script::Made(_) => Ok(Response::new(success)),
+            Script::Fail(reason) | Script::FailAffected(reason) => {
+                Ok(Response::new(failure(reason.clone())))
+            }
             Script::Status(code) => Err(Status::new(*code, "by script")),
             Script::Empty => Ok(Response::new(empty)),
             Script::Never => std::future::pending().await,
@@ -178,7 +198,11 @@ impl Node for Service {
     ) -> Result<Response<AddReply>, Status> {
         let body = request.get_ref().clone();
         self.note(&request, body.netns.as_ref(), Asked::Add(body.clone()));
-        self.answer(attachment().into(), Into::into, AddReply::default())
+        let made = match &self.0.script {
+            Script::Made(made) => made.clone(),
+            _ => attachment(),
+        };
+        self.answer(made.into(), Into::into, AddReply::default())
             .await
     }
 
@@ -210,8 +234,27 @@ impl Node for Service {
 
     async fn status(
         &self,
-        _request: Request<StatusRequest>,
+        request: Request<StatusRequest>,
     ) -> Result<Response<StatusReply>, Status> {
-        Err(Status::unimplemented("the plugin does not ask"))
+        self.note(&request, None, Asked::Status(*request.get_ref()));
+        let failed = |failure| StatusReply {
+            failure: Some(failure),
+            traffic_affected: matches!(self.0.script, Script::FailAffected(_)),
+            ..StatusReply::default()
+        };
+        self.answer(StatusReply::default(), failed, StatusReply::default())
+            .await
+    }
+
+    async fn garbage_collect(
+        &self,
+        request: Request<GcRequest>,
+    ) -> Result<Response<GcReply>, Status> {
+        self.note(&request, None, Asked::Gc(request.get_ref().clone()));
+        let failed = |failure| GcReply {
+            failure: Some(failure),
+        };
+        self.answer(GcReply::default(), failed, GcReply::default())
+            .await
     }
 }

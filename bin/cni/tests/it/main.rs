@@ -5,8 +5,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+mod chains;
 mod fake_agent;
 mod faults;
+mod gc_status;
 mod notes;
 mod plugin;
 mod protocol;

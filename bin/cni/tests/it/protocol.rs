@@ -219,9 +219,6 @@ fn commands_are_bound_to_versions() {
                 .run()
                 .failed(1, &[command, "1.1.0", version]);
         }
-        Call::new(command, &agent.socket(), "1.1.0")
-            .run()
-            .failed(4, &["CNI_COMMAND", command]);
     }
     assert_eq!(agent.asked(), []);
 }

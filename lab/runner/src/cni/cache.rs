@@ -37,6 +37,19 @@ pub struct Cached {
     pub result: Value,
 }
 
+impl Cached {
+    /// As the runtime said it at the time of the ADD.
+    pub(super) fn runtime_conf(&self) -> RuntimeConf {
+        RuntimeConf {
+            container_id: self.container_id.clone(),
+            netns: self.netns.clone(),
+            ifname: self.if_name.clone(),
+            args: self.cni_args.clone(),
+            capabilities: self.capability_args.clone(),
+        }
+    }
+}
+
 /// The cache could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
@@ -119,6 +132,26 @@ pub(super) fn load(
             source,
         }),
     }
+}
+
+/// All entries that can be read, by file name.
+pub(super) fn all(dir: &Path) -> Result<Vec<Cached>, CacheError> {
+    let failed = |source| CacheError::File {
+        operation: "list",
+        path: dir.to_owned(),
+        source,
+    };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry.map_err(failed)?.path());
+    }
+    paths.sort();
+    let read = |path: PathBuf| serde_json::from_slice(&fs::read(path).ok()?).ok();
+    Ok(paths.into_iter().filter_map(read).collect())
 }
 
 pub(super) fn forget(dir: &Path, list: &NetworkList, rt: &RuntimeConf) -> Result<(), CacheError> {

@@ -48,6 +48,8 @@ pub struct NetworkList {
     pub cni_version: String,
     /// `disableCheck`.
     pub disable_check: bool,
+    /// `disableGC`.
+    pub disable_gc: bool,
     /// `plugins`.
     pub plugins: Vec<Plugin>,
     /// As it was read, for the cache.
@@ -107,14 +109,7 @@ impl NetworkList {
             .filter(|name| !name.is_empty())
             .ok_or_else(|| field("name", "is missing"))?;
         let cni_version = highest_version(conf)?;
-        let disable_check = match conf.get("disableCheck") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(disable)) => *disable,
-            // libcni takes the word too.
-            Some(Value::String(word)) if word == "true" => true,
-            Some(Value::String(word)) if word == "false" => false,
-            Some(_) => return Err(field("disableCheck", "must be true or false")),
-        };
+        let (disable_check, disable_gc) = (flag(conf, "disableCheck")?, flag(conf, "disableGC")?);
         let plugins = match conf.get("plugins") {
             Some(Value::Array(plugins)) if !plugins.is_empty() => plugins
                 .iter()
@@ -133,6 +128,7 @@ impl NetworkList {
             name: name.to_owned(),
             cni_version,
             disable_check,
+            disable_gc,
             plugins,
             source,
         })
@@ -197,6 +193,17 @@ impl Plugin {
             conf.insert("runtimeConfig".into(), given.into());
         }
         Value::Object(conf)
+    }
+}
+
+fn flag(conf: &Map<String, Value>, name: &str) -> Result<bool, ConfError> {
+    match conf.get(name) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        // libcni takes the word too.
+        Some(Value::String(word)) if word == "true" => Ok(true),
+        Some(Value::String(word)) if word == "false" => Ok(false),
+        Some(_) => Err(field(name, "must be true or false")),
     }
 }
 

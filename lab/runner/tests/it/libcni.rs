@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tombolo_lab_runner::cni::{Cancel, ExecError, NetworkList, RunError, Runner, RuntimeConf};
+use tombolo_lab_runner::cni::{
+    Cancel, ExecError, NetworkList, RunError, Runner, RuntimeConf, Valid,
+};
 
 /// A directory with plugins that note what they get, in `log`, before they do what their script says.
 struct Bench {
@@ -193,19 +195,95 @@ fn versions_decide_what_is_asked() {
         None,
         "no prevResult on DEL before 0.4.0"
     );
-    assert!(matches!(
-        runner.status(&list("1.0.0", &["one"])),
-        Err(RunError::VersionTooOld { .. })
-    ));
+    runner.status(&list("1.0.0", &["one"])).unwrap();
+    runner.gc(&list("1.0.0", &["one"]), None).unwrap();
     runner.status(&list("1.1.0", &["one"])).unwrap();
-    runner
-        .gc(&list("1.1.0", &["one"]), &[("cid".into(), "eth0".into())])
-        .unwrap();
+    let valid = [Valid::new("cid", "eth0")];
+    runner.gc(&list("1.1.0", &["one"]), Some(&valid)).unwrap();
+    assert_eq!(bench.order()[2..], ["one STATUS", "one GC"]);
     let stdin = &bench.calls()[3].2;
-    assert_eq!(
-        stdin["cni.dev/valid-attachments"],
-        json!([{ "containerID": "cid", "ifname": "eth0" }])
+    for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+        assert_eq!(
+            stdin[key],
+            json!([{ "containerID": "cid", "ifname": "eth0" }])
+        );
+    }
+    runner.gc(&list("1.1.0", &["one"]), None).unwrap();
+    let stdin = &bench.calls()[4].2;
+    assert_eq!(stdin.get("cni.dev/valid-attachments"), None);
+}
+
+#[test]
+fn gc_ends_what_is_not_listed_of_its_own_network_only() {
+    let bench = Bench::new(&[("one", ONE), ("two", ONE)]);
+    let runner = bench.runner();
+    let network = |name: &str, version: &str| {
+        let conf = json!({ "cniVersion": version, "name": name, "plugins": [{ "type": "one" }, { "type": "two" }] });
+        NetworkList::parse(conf.to_string().as_bytes()).unwrap()
+    };
+    let attachment = |id: &str, ifname: &str| RuntimeConf {
+        container_id: id.to_owned(),
+        ifname: ifname.to_owned(),
+        ..rt()
+    };
+    // Two networks in one container, and another container.
+    let (blue, red) = (network("blue", "1.1.0"), network("red", "1.0.0"));
+    for (list, id, ifname) in [
+        (&blue, "c1", "eth0"),
+        (&red, "c1", "net1"),
+        (&blue, "c2", "eth0"),
+    ] {
+        runner.add(list, &attachment(id, ifname), None).unwrap();
+    }
+    fs::write(bench.dir.path().join("cache/results/garbage"), "{").unwrap();
+    let left = |list: &NetworkList| -> Vec<(String, String)> {
+        let all = runner.attachments(list).unwrap();
+        all.into_iter()
+            .map(|entry| (entry.container_id, entry.if_name))
+            .collect()
+    };
+    let before = bench.calls().len();
+    runner.gc(&blue, Some(&[Valid::new("c2", "eth0")])).unwrap();
+    let order = bench.order();
+    assert_eq!(order[before..], ["two DEL", "one DEL", "one GC", "two GC"]);
+    assert!(bench.calls()[before].0.contains("DEL c1 eth0 /some/netns"));
+    assert_eq!(left(&blue), [("c2".to_owned(), "eth0".to_owned())]);
+    assert_eq!(left(&red), [("c1".to_owned(), "net1".to_owned())]);
+    // Before 1.1.0 there is nothing but DEL.
+    runner.gc(&red, Some(&[])).unwrap();
+    assert_eq!(bench.order()[before + 4..], ["two DEL", "one DEL"]);
+    assert_eq!(left(&red), []);
+
+    let disabled =
+        json!({ "cniVersion": "1.1.0", "name": "blue", "disableGC": true, "type": "one" });
+    let disabled = NetworkList::parse(disabled.to_string().as_bytes()).unwrap();
+    runner.gc(&disabled, Some(&[])).unwrap();
+    assert_eq!(left(&blue).len(), 1);
+}
+
+#[test]
+fn gc_goes_on_after_a_failure() {
+    let fail = r#"[ $CNI_COMMAND = ADD ] && { echo '{}'; exit 0; }; echo '{"code":11,"msg":"later"}'; exit 1"#;
+    let bench = Bench::new(&[("one", fail), ("two", ONE)]);
+    let (runner, list) = (bench.runner(), list("1.1.0", &["one", "two"]));
+    for id in ["a", "b"] {
+        let container_id = id.to_owned();
+        let rt = RuntimeConf {
+            container_id,
+            ..rt()
+        };
+        runner.add(&list, &rt, None).unwrap();
+    }
+    let error = runner.gc(&list, Some(&[])).unwrap_err();
+    assert!(
+        error.full().contains("failed (DEL): later"),
+        "{}",
+        error.full()
     );
+    let order = bench.order();
+    let dels = ["two DEL", "one DEL", "two DEL", "one DEL"];
+    assert_eq!(order[4..8], dels);
+    assert_eq!(order[8..], ["one GC", "two GC"]);
 }
 
 #[test]
