@@ -42,6 +42,7 @@ fn desired(container: &str, host_ifindex: u32, ips: &[&str]) -> EndpointState {
             key: key(container),
             host_ifindex,
             addresses,
+            host_ports: Vec::new(),
             mtu: MTU,
         },
         &[nic()],
@@ -276,7 +277,7 @@ fn anothers_interface_and_the_nodes_namespace_are_not_touched() {
         );
         assert_eq!(wire::pod_links(&mut kernel).unwrap(), []);
         // DEL for a key whose interface was never made leaves the other's alone.
-        wire::detach_pod(&mut kernel, Some(&netns), &key("c1"), None, &[]).unwrap();
+        wire::detach_pod(&mut kernel, Some(&netns), &key("c1"), None, &[], &[]).unwrap();
         assert_eq!(netns.run(|| ip("link show eth0").len()).unwrap(), 1);
 
         let own = Netns::own().unwrap();
@@ -302,6 +303,7 @@ fn detaching_frees_the_name_and_removes_all_at_once() {
                 &key("c1"),
                 Some(link.host_ifindex),
                 &addresses,
+                &[],
             )
             .unwrap();
             assert_eq!(
@@ -333,6 +335,7 @@ fn detaching_frees_the_name_and_removes_all_at_once() {
                 &key(container),
                 Some(link.host_ifindex),
                 &addresses,
+                &[],
             )
             .unwrap();
         }
@@ -358,6 +361,7 @@ fn detaching_frees_the_name_and_removes_all_at_once() {
             &key("c3"),
             Some(link.host_ifindex),
             &addresses,
+            &[],
         )
         .unwrap();
         assert_eq!(
@@ -381,6 +385,7 @@ fn detaching_leaves_the_new_owner_of_an_address_alone() {
             &key("c1"),
             Some(old_link.host_ifindex),
             &addresses,
+            &[],
         )
         .unwrap();
         assert_eq!(
@@ -422,6 +427,7 @@ fn the_first_packet_passes_in_both_families_and_directions() {
                     &key,
                     Some(link.host_ifindex),
                     &ips,
+                    &[],
                 )
                 .unwrap();
             }
