@@ -1,7 +1,7 @@
 //! DEL, and the undoing of an ADD. Success for whatever is not there.
 //!
 //! ```text
-//!   tell waiting ADDs ─▶ lock key ─▶ pool: release ─▶ journal: draining ─▶ detach (names, routes, sources) ─▶ answer
+//!   tell waiting ADDs ─▶ lock key ─▶ pool: release ─▶ journal: draining ─▶ detach (names, routes, sources, host ports) ─▶ answer
 //!                                                                        └─▶ reaper: link gone ─▶ cooling ─▶ journal: gone
 //! ```
 //! Only what carries this key's interface name and index is touched; an address that is another key's by now is not.
@@ -9,6 +9,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tombolo_core::datapath::desired;
 use tombolo_core::types::AttachmentKey;
 use tombolo_netlink::Netns;
 use tombolo_netlink::wire::{self, PodSide};
@@ -63,9 +64,17 @@ async fn unknown(
         .unwrap_or_default();
     let owned = key.clone();
     let gate = node.gate.read().await;
-    let detached = node
-        .kernels
-        .run(move |kernel| wire::detach_pod(kernel, netns.as_deref(), &owned, ifindex, &addresses));
+    let detached = node.kernels.run(move |kernel| {
+        wire::detach_pod(
+            kernel,
+            netns.as_deref(),
+            &owned,
+            ifindex,
+            &addresses,
+            // Unknown, too; the comparison removes what leads to addresses that nobody has.
+            &[],
+        )
+    });
     let detached = detached.await?.map_err(Error::kernel("detach", key));
     drop(gate);
     if node.doomed.send(key.clone()).is_err() {
@@ -115,12 +124,16 @@ pub async fn drain(
             &record.key,
             record.host_ifindex,
             &addresses,
+            &desired::host_ports(&record.host_ports, &record.addresses),
         )
         .map_err(Error::kernel("detach", &record.key));
         (noted, detached)
     });
     let done = work.await;
     drop(gate);
+    if matches!(&done, Ok((_, Ok(())))) {
+        node.release_ports(&key);
+    }
     if node.doomed.send(key.clone()).is_err() {
         return Err(Error::Stopping);
     }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tombolo_core::datapath::EndpointAddress;
-use tombolo_core::types::{AttachmentKey, Millis, PodRef};
+use tombolo_core::types::{AttachmentKey, Millis, PodRef, PortMapping};
 
 use crate::steps;
 pub use file::Error;
@@ -58,6 +58,9 @@ pub struct Record {
     pub netns: NetnsRecord,
     /// IPv4 first.
     pub addresses: Vec<EndpointAddress>,
+    /// Ports of the node that lead to it; sorted. Files of agents that knew none have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<PortMapping>,
     /// Bytes, both ends.
     pub mtu: u32,
     /// Index of the host end, once made.

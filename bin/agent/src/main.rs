@@ -19,6 +19,7 @@ mod detach;
 mod error;
 mod firewall;
 mod gate;
+mod host_ports;
 mod http;
 mod inotify;
 mod join;

@@ -25,7 +25,7 @@ use crate::attach;
 use crate::error::Error;
 use crate::keys::{Cancel, Why};
 use crate::node::Node;
-use crate::{check, detach, steps};
+use crate::{check, detach, host_ports, steps};
 
 /// How long an ADD waits where the caller does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -118,6 +118,7 @@ impl Service {
         let (netns, path) =
             netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
         let pod = pod(request.pod)?;
+        let host_ports = host_ports::of_request(&request.host_ports)?;
         let timeout = match request.timeout_ms {
             0 => DEFAULT_TIMEOUT,
             millis => Duration::from_millis(u64::from(millis)),
@@ -128,6 +129,7 @@ impl Service {
             pod,
             netns: Arc::new(netns),
             path,
+            host_ports,
             deadline: Instant::now() + timeout,
         };
         let cancel = Cancel::new();

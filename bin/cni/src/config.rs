@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use tombolo_rpc::PortMapping;
+
 use crate::env::Command;
+use crate::ports;
 use crate::version::CniVersion;
 
 /// How long an ADD may take in all. A cloud attaches a NIC in 5 to 30 seconds; the kubelet gives a sandbox four
@@ -79,6 +82,8 @@ pub struct NetConf {
     pub name: String,
     pub agent_socket: PathBuf,
     pub timeout: Duration,
+    /// Ports of the node that ADD is to lead to the pod.
+    pub port_mappings: Vec<PortMapping>,
     /// The result of the plugins before us; absent where we are the first.
     pub prev_result: Option<Map<String, Value>>,
 }
@@ -105,8 +110,12 @@ impl NetConf {
             .to_owned();
         let agent_socket = agent_socket(&conf)?;
         let timeout = timeout(&conf)?;
+        let mut port_mappings = Vec::new();
         if matches!(command, Command::Add) {
             refuse_unsupported(&conf)?;
+            if let Some(Value::Object(runtime)) = conf.get("runtimeConfig") {
+                port_mappings = ports::parse(runtime)?;
+            }
         }
         let prev_result = match conf.remove("prevResult") {
             None | Some(Value::Null) => None,
@@ -130,6 +139,7 @@ impl NetConf {
             name,
             agent_socket,
             timeout,
+            port_mappings,
             prev_result,
         })
     }

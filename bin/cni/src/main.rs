@@ -12,6 +12,7 @@ mod fuzz;
 mod input;
 mod netns;
 mod note;
+mod ports;
 mod result;
 mod steps;
 mod version;
@@ -123,6 +124,7 @@ fn add(invocation: &Invocation, conf: NetConf) -> Result<Value, PluginError> {
             uid: pod.uid,
         }),
         timeout_ms: 0,
+        host_ports: conf.port_mappings,
     };
     let made = block_on(agent::add(&patience, request))??;
     drop(netns);

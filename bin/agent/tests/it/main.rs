@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails by panicking")]
 
 mod bed;
+mod beside;
 mod boot;
 mod failpoints;
 mod flushed;
+mod host_ports;
 mod isolation;
 mod lifecycle;
 mod lookalikes;
