@@ -9,6 +9,7 @@ needs=(
   "ip iproute2"                             # asserts on links, routes and rules
   "nft nftables"                            # asserts on our tables
   "tcpdump tcpdump"                         # captures
+  "iptables-legacy iptables"                # rules of others beside ours
   "conntrack conntrack"                     # asserts on connections
   "ping iputils-ping"                       # connectivity
   "kill procps"                             # processes of the lab

@@ -16,6 +16,6 @@ mod sysctls;
 pub mod system_rules;
 
 pub use model::{
-    Address, Endpoint, EndpointAddress, EndpointState, LinkState, NatState, Neighbour, NodeInput,
-    NodeState, OwnTable, Route, RouteKind, Rule, RuleAction, Selector, Sysctl,
+    Address, Endpoint, EndpointAddress, EndpointState, HostPort, LinkState, NatState, Neighbour,
+    NodeInput, NodeState, OwnTable, Route, RouteKind, Rule, RuleAction, Selector, Sysctl,
 };

@@ -5,6 +5,7 @@ mod family;
 mod mac;
 mod nic;
 mod note;
+mod port;
 mod reason;
 #[cfg(test)]
 mod tests;
@@ -15,5 +16,6 @@ pub use family::{Families, Family};
 pub use mac::{InvalidMac, Mac};
 pub use nic::{Nic, NicId, NicLimits};
 pub use note::DelNote;
+pub use port::{HostAddress, InvalidProtocol, PortMapping, Protocol};
 pub use reason::Reason;
 pub use time::Millis;

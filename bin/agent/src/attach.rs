@@ -1,7 +1,8 @@
 //! ADD. One sequence a key at a time; every step may be repeated, and is undone when a later one fails or the caller goes.
 //!
 //! ```text
-//!   lock key ─▶ a note that says DEL? obey ─▶ same answer if it stands ─▶ reserve (waits for supply) ─▶ journal: adding ─▶ create ─▶ configure
+//!   lock key ─▶ a note that says DEL? obey ─▶ same answer if it stands ─▶ host ports free? ─▶ reserve (waits for supply) ─▶ journal: adding
+//!            ─▶ create ─▶ configure
 //!            ─▶ journal: ready ─▶ answer ── nobody takes it ─▶ drain (as DEL does)
 //! ```
 //! It runs in a task of its own, so that a caller that goes away cancels the waiting and not the undoing.
@@ -14,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tombolo_core::datapath::conventions::{POD_GATEWAY4, POD_GATEWAY6};
 use tombolo_core::datapath::{Endpoint, EndpointAddress, EndpointState, desired};
-use tombolo_core::types::{AttachmentKey, Family, PodRef, Reason};
+use tombolo_core::types::{AttachmentKey, Family, PodRef, PortMapping, Reason};
 use tombolo_netlink::wire::{self, PodSide};
 use tombolo_netlink::{Error as NetlinkError, Kernel, Netns};
 use tombolo_rpc as rpc;
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 use crate::clock;
 use crate::detach;
 use crate::error::{Error, families_word};
+use crate::host_ports;
 use crate::journal::{Journal, NetnsRecord, Phase, Record};
 use crate::keys::{Cancel, Why};
 use crate::node::{Node, Shortage, Wired};
@@ -37,6 +39,8 @@ pub struct Request {
     pub pod: PodRef,
     pub netns: Arc<Netns>,
     pub path: String,
+    /// Sorted.
+    pub host_ports: Vec<PortMapping>,
     /// When the caller stops waiting.
     pub deadline: Instant,
 }
@@ -98,6 +102,13 @@ async fn locked(node: &Arc<Node>, request: Request, cancel: &Arc<Cancel>) -> Res
             why = cancel.cancelled() => return Err(stopped(&key, why)),
         }
     }
+    if let Some(plan) = &wired.plan {
+        host_ports::have_families(&request.host_ports, plan.pool.families)?;
+    }
+    tokio::select! {
+        free = host_ports::free(node, &key, &request.host_ports, request.left()) => free?,
+        why = cancel.cancelled() => return Err(stopped(&key, why)),
+    }
     let addresses = reserve(node, &request, &wired, cancel).await?;
     let record = Record {
         key: key.clone(),
@@ -111,6 +122,7 @@ async fn locked(node: &Arc<Node>, request: Request, cancel: &Arc<Cancel>) -> Res
         // As it is now: the NIC may have come while this ADD waited for an address.
         mtu: node.wired.borrow().pod_mtu(&addresses),
         addresses,
+        host_ports: request.host_ports.clone(),
         host_ifindex: None,
         beside: BTreeSet::new(),
         since: clock::now(),
@@ -135,7 +147,9 @@ fn stopped(key: &AttachmentKey, why: Why) -> Error {
 /// Whether what an earlier ADD made is there, in this namespace, unchanged.
 async fn stands(node: &Arc<Node>, request: &Request, record: &Record) -> Result<bool, Error> {
     let id = request.netns.id();
-    if (record.netns.dev, record.netns.ino) != (id.dev, id.ino) {
+    if (record.netns.dev, record.netns.ino) != (id.dev, id.ino)
+        || record.host_ports != request.host_ports
+    {
         return Ok(false);
     }
     let differences = differences(node, record, Arc::clone(&request.netns)).await?;
@@ -184,6 +198,7 @@ fn endpoint_state(record: &Record, host_ifindex: u32, wired: &Wired) -> Endpoint
         key: record.key.clone(),
         host_ifindex,
         addresses: record.addresses.clone(),
+        host_ports: record.host_ports.clone(),
         mtu: record.mtu,
     };
     EndpointState {
@@ -259,7 +274,11 @@ async fn wire(node: &Arc<Node>, request: &Request, record: Record) -> Result<Rec
         path: request.path.clone(),
         record: record.clone(),
     };
-    node.put_record(record.clone());
+    if let Err(taken) = node.put_claiming(record.clone()) {
+        // Since it was looked at, another pod came.
+        node.pool.abandon(&record.key).await?;
+        return Err(host_ports::conflict(taken));
+    }
     let made = node.kernels.run(move |kernel| work.run(kernel)).await;
     let failed = match made {
         Ok(Ok(record)) => {

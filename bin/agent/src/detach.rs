@@ -1,18 +1,16 @@
 //! DEL, and the undoing of an ADD. Success for whatever is not there.
 //!
 //! ```text
-//!   tell waiting ADDs ─▶ lock key ─▶ pool: release ─▶ journal: draining ─▶ detach (names, routes, sources) ─▶ answer
+//!   tell waiting ADDs ─▶ lock key ─▶ pool: release ─▶ journal: draining ─▶ detach (names, routes, sources, host ports) ─▶ answer
 //!                                                                        └─▶ reaper: link gone ─▶ cooling ─▶ journal: gone
 //! ```
 //! Only what carries this key's interface name and index is touched; an address that is another key's by now is not.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use tombolo_core::datapath::OwnTable;
 use tombolo_core::types::AttachmentKey;
 use tombolo_netlink::Netns;
-use tombolo_netlink::wire::{self, PodSide};
+use tombolo_netlink::wire::{self, Belongings, PodSide};
 use tracing::warn;
 
 use crate::error::Error;
@@ -65,9 +63,14 @@ async fn unknown(
     let owned = key.clone();
     let gate = node.gate.read().await;
     let detached = node.kernels.run(move |kernel| {
-        // Rules of its own in the pod lead to an empty table, and so nowhere; the next one of the name removes them.
-        let own = OwnTable::default();
-        wire::detach_pod(kernel, netns.as_deref(), &owned, ifindex, &addresses, &own)
+        // Unknown, too. Rules of its own in the pod lead to an empty table, and so nowhere, until the next one of the name
+        // removes them; the comparison removes what leads to addresses that nobody has.
+        let belongings = Belongings {
+            host_ifindex: ifindex,
+            ips: addresses,
+            ..Belongings::default()
+        };
+        wire::detach_pod(kernel, netns.as_deref(), &owned, &belongings)
     });
     let detached = detached.await?.map_err(Error::kernel("detach", key));
     drop(gate);
@@ -112,20 +115,16 @@ pub async fn drain(
         let noted = steps::DEL_JOURNAL_DRAINING
             .around(|| journal.write(&record))
             .map_err(Error::from);
-        let addresses: Vec<IpAddr> = record.addresses.iter().map(|address| address.ip).collect();
-        let detached = wire::detach_pod(
-            kernel,
-            netns.as_deref(),
-            &record.key,
-            record.host_ifindex,
-            &addresses,
-            &record.own_table(),
-        )
-        .map_err(Error::kernel("detach", &record.key));
+        let belongings = record.belongings();
+        let detached = wire::detach_pod(kernel, netns.as_deref(), &record.key, &belongings)
+            .map_err(Error::kernel("detach", &record.key));
         (noted, detached)
     });
     let done = work.await;
     drop(gate);
+    if matches!(&done, Ok((_, Ok(())))) {
+        node.release_ports(&key);
+    }
     if node.doomed.send(key.clone()).is_err() {
         return Err(Error::Stopping);
     }

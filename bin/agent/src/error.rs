@@ -1,7 +1,10 @@
 //! Why an operation on an attachment failed: one variant a cause, each with its reason word and whether asking again may
 //! help.
 
-use tombolo_core::types::{AttachmentKey, Families, InvalidKey, Reason};
+use std::fmt;
+use std::time::Duration;
+
+use tombolo_core::types::{AttachmentKey, Families, InvalidKey, PortMapping, Reason};
 use tombolo_netlink as netlink;
 use tombolo_rpc::Failure;
 
@@ -16,6 +19,20 @@ pub enum Error {
         field: &'static str,
         limit: usize,
         unit: &'static str,
+    },
+    #[error("portMappings[{index}].{field} {value:?} {problem}")]
+    HostPort {
+        index: usize,
+        field: &'static str,
+        value: String,
+        problem: &'static str,
+    },
+    #[error("host port {port} is that of pod {owner}{leaving}")]
+    HostPortConflict {
+        port: PortMapping,
+        owner: String,
+        /// How it goes, where it does.
+        leaving: Leaving,
     },
     #[error("the request's key is malformed")]
     Key(#[from] InvalidKey),
@@ -88,13 +105,28 @@ pub enum Error {
     Stopping,
 }
 
+/// The bound within which an owner that goes has not gone, if it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaving(pub Option<Duration>);
+
+impl fmt::Display for Leaving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |waited| {
+            let millis = waited.as_millis();
+            write!(f, ", which was still being removed after {millis} ms")
+        })
+    }
+}
+
 impl Error {
     /// The word.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::MissingField { .. } | Self::TooLong { .. } | Self::Key(_) => {
-                Reason::InvalidConfig
-            }
+            Self::MissingField { .. }
+            | Self::TooLong { .. }
+            | Self::HostPort { .. }
+            | Self::Key(_) => Reason::InvalidConfig,
+            Self::HostPortConflict { .. } => Reason::HostPortConflict,
             Self::Netns { .. } => Reason::NetnsMismatch,
             Self::InterfaceExists { .. } => Reason::InterfaceExists,
             Self::Kernel {
@@ -117,8 +149,10 @@ impl Error {
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
+            Self::HostPortConflict { leaving, .. } => leaving.0.is_some(),
             Self::MissingField { .. }
             | Self::TooLong { .. }
+            | Self::HostPort { .. }
             | Self::Key(_)
             | Self::Netns { .. }
             | Self::InterfaceExists { .. }

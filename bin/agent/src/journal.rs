@@ -22,8 +22,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tombolo_core::datapath::conventions::pod_own_table;
-use tombolo_core::datapath::{EndpointAddress, OwnTable};
-use tombolo_core::types::{AttachmentKey, Family, Millis, PodRef};
+use tombolo_core::datapath::{EndpointAddress, OwnTable, desired};
+use tombolo_core::types::{AttachmentKey, Family, Millis, PodRef, PortMapping};
+use tombolo_netlink::wire::Belongings;
 
 use crate::steps;
 pub use file::Error;
@@ -60,6 +61,9 @@ pub struct Record {
     pub netns: NetnsRecord,
     /// IPv4 first.
     pub addresses: Vec<EndpointAddress>,
+    /// Ports of the node that lead to it; sorted. Files of agents that knew none have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<PortMapping>,
     /// Bytes, both ends.
     pub mtu: u32,
     /// Index of the host end, once made.
@@ -76,6 +80,16 @@ impl Record {
         OwnTable {
             table: self.host_ifindex.map_or(0, pod_own_table),
             families: self.beside.clone(),
+        }
+    }
+
+    /// What DEL takes away.
+    pub fn belongings(&self) -> Belongings {
+        Belongings {
+            host_ifindex: self.host_ifindex,
+            ips: self.addresses.iter().map(|address| address.ip).collect(),
+            own_table: self.own_table(),
+            host_ports: desired::host_ports(&self.host_ports, &self.addresses),
         }
     }
 }

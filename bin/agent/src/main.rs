@@ -22,6 +22,7 @@ mod error;
 mod firewall;
 mod gate;
 mod gc;
+mod host_ports;
 mod http;
 mod inotify;
 mod join;

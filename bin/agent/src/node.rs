@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, mpsc, watch};
 use tombolo_api::NetResourceSetSpec;
 use tombolo_core::datapath::EndpointAddress;
-use tombolo_core::types::{AttachmentKey, Nic, NicId, Reason};
+use tombolo_core::types::{AttachmentKey, Nic, NicId, PortMapping, Reason};
 use tracing::error;
 
 use crate::config::Config;
@@ -255,6 +255,34 @@ impl Node {
         self.changed.send_modify(|version| *version += 1);
     }
 
+    /// Puts a record, unless another attachment has one of its host ports.
+    pub fn put_claiming(&self, record: Record) -> Result<(), Box<Taken>> {
+        let mut records = self.records();
+        if let Some(taken) = taken(&records, &record.key, &record.host_ports) {
+            return Err(taken);
+        }
+        records.insert(record.key.clone(), record);
+        drop(records);
+        self.changed.send_modify(|version| *version += 1);
+        Ok(())
+    }
+
+    /// The first of these host ports that another attachment than this one has.
+    pub fn taken(&self, key: &AttachmentKey, ports: &[PortMapping]) -> Option<Box<Taken>> {
+        taken(&self.records(), key, ports)
+    }
+
+    /// The host ports of an attachment that is being removed lead nowhere any more: others may have them.
+    pub fn release_ports(&self, key: &AttachmentKey) {
+        let mut records = self.records();
+        match records.get_mut(key) {
+            Some(record) if record.phase == Phase::Draining => record.host_ports.clear(),
+            _ => return,
+        }
+        drop(records);
+        self.changed.send_modify(|version| *version += 1);
+    }
+
     pub fn drop_record(&self, key: &AttachmentKey) {
         self.records().remove(key);
         self.changed.send_modify(|version| *version += 1);
@@ -293,6 +321,35 @@ impl Node {
     fn records(&self) -> MutexGuard<'_, BTreeMap<AttachmentKey, Record>> {
         locked(&self.records)
     }
+}
+
+/// A host port that another attachment has.
+#[derive(Debug)]
+pub struct Taken {
+    pub port: PortMapping,
+    pub owner: Record,
+}
+
+fn taken(
+    records: &BTreeMap<AttachmentKey, Record>,
+    key: &AttachmentKey,
+    ports: &[PortMapping],
+) -> Option<Box<Taken>> {
+    if ports.is_empty() {
+        return None;
+    }
+    let others = records.values().filter(|record| record.key != *key);
+    let first = |owner: &Record| {
+        let mut wanted = ports.iter();
+        wanted.find(|port| owner.host_ports.iter().any(|held| held.overlaps(port)))
+    };
+    others
+        .filter_map(|owner| {
+            let port = first(owner)?.clone();
+            let owner = owner.clone();
+            Some(Box::new(Taken { port, owner }))
+        })
+        .next()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

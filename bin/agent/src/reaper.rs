@@ -5,7 +5,7 @@
 //! | what | how its absence is known |
 //! |---|---|
 //! | links; with them their routes, neighbours, and what was queued on them | a list of all links, afterwards |
-//! | source elements | a list of all elements, afterwards |
+//! | source elements, host ports | a list of all elements, afterwards |
 //! | sockets of the node's own processes towards the address | closed, where the kernel can |
 //! | connections, translated ones included | deleted until a look at all of them finds none; no new one can come: nobody sends from the address any more, and packets for it meet its `unreachable` route |
 //!
@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tombolo_core::datapath::desired;
 use tombolo_core::types::AttachmentKey;
 use tombolo_netlink::{Error as NetlinkError, Kernel, Socket, conntrack, nft, sockets, wire};
 use tracing::{debug, error, info, warn};
@@ -230,9 +231,7 @@ fn delete_links(kernel: &mut Kernel, records: &[Record]) -> Result<BTreeSet<Stri
         return Ok(present);
     }
     for record in records.iter().filter(left) {
-        let ips: Vec<IpAddr> = addresses(record).collect();
-        let own = record.own_table();
-        wire::detach_pod(kernel, None, &record.key, record.host_ifindex, &ips, &own)?;
+        wire::detach_pod(kernel, None, &record.key, &record.belongings())?;
     }
     wire::reap_doomed(kernel)?;
     link_names(kernel)
@@ -259,11 +258,18 @@ fn forget_sources(kernel: &mut Kernel, gone: &[Record]) -> Result<(), NetlinkErr
             IpAddr::V6(ip) => nat.pods6.contains_key(&(*ifindex, *ip)),
         })
         .collect();
-    if left.is_empty() {
+    let ports = gone
+        .iter()
+        .flat_map(|record| desired::host_ports(&record.host_ports, &record.addresses));
+    let ports: Vec<nft::Mapped> = ports
+        .filter(|(port, to)| nat.host_ports.get(port) == Some(to))
+        .collect();
+    if left.is_empty() && ports.is_empty() {
         return Ok(());
     }
-    warn!(elements = left.len(), "source elements were still there");
-    steps::REAP_SOURCES.around(|| nft::del_sources(&mut kernel.netfilter, &left))
+    let elements = left.len() + ports.len();
+    warn!(elements, "source elements or host ports were still there");
+    steps::REAP_SOURCES.around(|| nft::del_pod(&mut kernel.netfilter, &left, &ports))
 }
 
 /// Connections of the node's own processes to the pods that are gone. They do harm to nobody but their owners, so that a

@@ -11,6 +11,7 @@
 //! met no pod half-way, and counts as the second. What is refused is looked at once more before it is called a problem.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,13 +23,14 @@ use tombolo_core::datapath::{Endpoint, NodeInput, NodeState, RouteKind, desired}
 use tombolo_core::ipam::{Input, NicSupply};
 use tombolo_core::types::{Nic, Reason};
 use tombolo_netlink::link::{self, Link};
-use tombolo_netlink::{Error as NetlinkError, Kernel, Observation, Request, rule};
+use tombolo_netlink::{Error as NetlinkError, Kernel, Observation, Request, rule, wire};
 use tracing::{debug, error, info, warn};
 
 use crate::conflicts;
 use crate::detach;
 use crate::error::Error;
 use crate::firewall;
+use crate::host_ports;
 use crate::join::{Joined, join};
 use crate::journal::{Phase, Record};
 use crate::kernel_rules;
@@ -215,6 +217,7 @@ fn endpoint(record: &Record, wired: &Wired) -> Option<Endpoint> {
         key: record.key.clone(),
         host_ifindex: record.host_ifindex?,
         addresses: record.addresses.clone(),
+        host_ports: record.host_ports.clone(),
         mtu: wired.pod_mtu(&record.addresses),
     })
 }
@@ -244,6 +247,15 @@ fn forget_links(desired: &mut NodeState, lost: &[Record]) {
         .nat
         .pods6
         .retain(|(index, _), _| !gone.contains(index));
+    let addresses: BTreeSet<IpAddr> = lost
+        .iter()
+        .flat_map(|record| &record.addresses)
+        .map(|address| address.ip)
+        .collect();
+    desired
+        .nat
+        .host_ports
+        .retain(|_, to| !addresses.contains(&to.ip()));
     desired
         .sysctls
         .retain(|sysctl| !names.iter().any(|name| sysctl.path.contains(name)));
@@ -284,6 +296,15 @@ fn leave_alone(desired: &mut NodeState, observed: &Observation, orphans: &BTreeM
             .filter(|((i, _), _)| of_orphan(i))
             .map(|(k, v)| (*k, *v)),
     );
+    let addresses: BTreeSet<IpAddr> = orphans
+        .values()
+        .flat_map(|orphan| orphan.addresses.iter().copied())
+        .collect();
+    for (port, to) in &state.nat.host_ports {
+        if addresses.contains(&to.ip()) {
+            desired.nat.host_ports.entry(*port).or_insert(*to);
+        }
+    }
 }
 
 /// Repairs. What the kernel refuses is looked at again, because a NIC can go while it is being set up: only what is still
@@ -335,6 +356,17 @@ async fn repair(node: &Arc<Node>, found: Found) -> Result<(Found, Vec<Error>), E
                 key: kind(op).to_owned(),
                 source,
             }));
+        }
+        let ports = host_ports::that_came(&found.ops);
+        if wire::any_udp(&ports)
+            && let Err(source) =
+                steps::REPAIR_STALE_UDP.around(|| wire::forget_stale_udp(kernel, &ports))
+        {
+            failures.push(Error::Kernel {
+                operation: "forget connections",
+                key: "host ports".to_owned(),
+                source,
+            });
         }
         // Last: what main takes must have been offered to all of ours before.
         for missing in &found.system_rules {

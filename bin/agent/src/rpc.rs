@@ -26,7 +26,7 @@ use crate::attach;
 use crate::error::Error;
 use crate::keys::{Cancel, Why};
 use crate::node::Node;
-use crate::{availability, check, detach, gc, steps};
+use crate::{availability, check, detach, gc, host_ports, steps};
 
 /// How long an ADD waits where the caller does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -119,6 +119,7 @@ impl Service {
         let (netns, path) =
             netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
         let pod = pod(request.pod)?;
+        let host_ports = host_ports::of_request(&request.host_ports)?;
         let timeout = match request.timeout_ms {
             0 => DEFAULT_TIMEOUT,
             millis => Duration::from_millis(u64::from(millis)),
@@ -129,6 +130,7 @@ impl Service {
             pod,
             netns: Arc::new(netns),
             path,
+            host_ports,
             deadline: Instant::now() + timeout,
         };
         let cancel = Cancel::new();

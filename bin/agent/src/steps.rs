@@ -62,6 +62,8 @@ points! {
     REPAIR_SYSTEM_RULE = "repair.system-rule";
     REPAIR_NFT_TABLE = "repair.nft-table";
     REPAIR_NFT_ELEMENT = "repair.nft-element";
+    /// Connections of UDP to where host ports led that were not there for a while.
+    REPAIR_STALE_UDP = "repair.stale-udp";
     REPAIR_ALIAS = "repair.alias";
     MTU_POD_END = "mtu.pod-end";
     MTU_JOURNAL = "mtu.journal";

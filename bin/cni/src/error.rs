@@ -16,6 +16,7 @@
 //! | 101 | plugin and agent speak different protocols |
 //! | 102 | an interface of that name exists |
 //! | 103 | CHECK found a difference |
+//! | 104 | a host port is another pod's |
 
 use std::error::Error;
 
@@ -112,6 +113,7 @@ impl PluginError {
                 "ProtocolMismatch" => 101,
                 "InterfaceExists" => 102,
                 "CheckFailed" => 103,
+                "HostPortConflict" => 104,
                 _ => 100,
             },
         }

@@ -13,6 +13,7 @@ mod gc;
 mod input;
 mod netns;
 mod note;
+mod ports;
 mod result;
 mod runtime;
 mod steps;
@@ -141,6 +142,7 @@ fn add(invocation: &Invocation, conf: NetConf) -> Result<Value, PluginError> {
             uid: pod.uid,
         }),
         timeout_ms: 0,
+        host_ports: conf.asked.port_mappings,
     };
     let made = block_on(agent::add(&patience, request))??;
     drop(netns);

@@ -5,8 +5,10 @@
 //! stderr.
 
 use serde_json::{Map, Value};
+use tombolo_rpc::PortMapping;
 
 use crate::config::{ConfigError, Problem};
+use crate::ports;
 
 /// Capabilities that we do not have. Their absence changes no address and no route.
 const UNHEARD: [&str; 4] = ["bandwidth", "ipRanges", "infinibandGUID", "deviceID"];
@@ -23,6 +25,8 @@ const RESOLVER: [(&str, &str); 3] = [
 pub struct Asked {
     /// `dns` of the result.
     pub dns: Option<Map<String, Value>>,
+    /// Ports of the node that lead to the pod.
+    pub port_mappings: Vec<PortMapping>,
     /// What is ignored.
     pub unheard: Vec<String>,
 }
@@ -59,7 +63,12 @@ pub fn asked(conf: &Map<String, Value>) -> Result<Asked, ConfigError> {
         Some(dns) => Some(dns),
         None => configured_resolver(conf)?,
     };
-    Ok(Asked { dns, unheard })
+    let port_mappings = ports::parse(runtime)?;
+    Ok(Asked {
+        dns,
+        port_mappings,
+        unheard,
+    })
 }
 
 /// The member with this name, however it is written; null is none. Two spellings at once contradict each other.

@@ -78,6 +78,8 @@ pub const DOOMED_LINK_GROUP: u32 = 0x7464;
 
 /// Name of our nftables tables (families `inet` and `arp`).
 pub const NFT_TABLE: &str = "tombolo";
+/// Name of our nftables table for host ports (family `inet`).
+pub const NFT_HOST_PORTS: &str = "tombolo-hostports";
 
 /// IPv4 gateway of every pod; lives on no interface, a permanent neighbour entry answers for it.
 pub const POD_GATEWAY4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   NIC       ── addresses, own table's default route, rules 1000 1024 1536 1537, blackhole 1800 of its subnet
-//!   endpoint  ── routes in the pod table, neighbours, source elements
+//!   endpoint  ── routes in the pod table, neighbours, source elements, host ports
 //!   address   ── an unreachable route in the pod table, under that of the pod that has it, if one has
 //!   node      ── rules 512 1600 1700 2000, translation, forwarding
 //! ```
@@ -10,7 +10,7 @@
 //! rules away from under the pods that were made before.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -21,10 +21,10 @@ use super::conventions::{
     ROUTE_METRIC, nic_mark, nic_table, pod_own_table,
 };
 use super::{
-    Address, Endpoint, EndpointState, LinkState, NatState, Neighbour, NodeInput, NodeState,
-    OwnTable, Route, RouteKind, Rule, RuleAction, Selector, sysctls,
+    Address, Endpoint, EndpointAddress, EndpointState, HostPort, LinkState, NatState, Neighbour,
+    NodeInput, NodeState, OwnTable, Route, RouteKind, Rule, RuleAction, Selector, sysctls,
 };
-use crate::types::{Family, Mac, Nic};
+use crate::types::{Family, Mac, Nic, PortMapping};
 
 /// The whole node.
 #[must_use]
@@ -82,6 +82,10 @@ pub fn node(input: &NodeInput) -> NodeState {
                 IpAddr::V6(ip) => state.nat.pods6.insert((each.host_ifindex, ip), mark),
             };
         }
+        for (port, to) in slice.host_ports {
+            // ADD refuses what is another's; should two have one all the same, it stays the first one's.
+            state.nat.host_ports.entry(port).or_insert(to);
+        }
     }
     state
 }
@@ -102,8 +106,14 @@ pub fn endpoint(endpoint: &Endpoint, nics: &[Nic]) -> EndpointState {
     if pod_families.contains(&Family::V6) {
         pod_addresses.push(host_net(IpAddr::V6(link_local(pod_mac))));
     }
+    let loopback = ips().any(|ip| ip.is_ipv4())
+        && endpoint
+            .host_ports
+            .iter()
+            .any(PortMapping::answers_on_loopback4);
     EndpointState {
-        sysctls: sysctls::host_end(&host_ifname),
+        sysctls: sysctls::host_end(&host_ifname, loopback),
+        host_ports: host_ports(&endpoint.host_ports, &endpoint.addresses),
         host_ifname,
         macs: (pod_mac, host_mac),
         mtu: endpoint.mtu,
@@ -137,6 +147,32 @@ pub fn endpoint(endpoint: &Endpoint, nics: &[Nic]) -> EndpointState {
             families: BTreeSet::new(),
         },
     }
+}
+
+/// Where these ports of the node lead: to the pod's address of their family.
+#[must_use]
+pub fn host_ports(
+    mappings: &[PortMapping],
+    addresses: &[EndpointAddress],
+) -> Vec<(HostPort, SocketAddr)> {
+    let of_family = |family| {
+        let mut ips = addresses.iter().map(|address| address.ip);
+        ips.find(|ip| Family::of(*ip) == family)
+    };
+    let one = |mapping: &PortMapping| {
+        let (protocol, port) = (mapping.protocol, mapping.host_port);
+        let to = mapping.container_port;
+        mapping.hosts().filter_map(move |host| {
+            let pod = of_family(host.family())?;
+            let port = HostPort {
+                host,
+                protocol,
+                port,
+            };
+            Some((port, SocketAddr::new(pod, to)))
+        })
+    };
+    mappings.iter().flat_map(one).collect()
 }
 
 /// What these addresses lead to as long as no pod has them. Neighbours share a route, so that a node with a block of addresses

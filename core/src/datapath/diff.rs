@@ -116,6 +116,9 @@ fn nat(desired: &NatState, observed: &NatState, intact: bool) -> (Option<Op>, Op
         .pods6
         .retain(|key, mark| desired.pods6.get(key) == Some(mark));
     common
+        .host_ports
+        .retain(|port, to| desired.host_ports.get(port) == Some(to));
+    common
         .nics
         .retain(|key, mark| desired.nics.get(key) == Some(mark));
     let step = |from: &NatState, to: &NatState| {

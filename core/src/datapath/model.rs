@@ -1,12 +1,15 @@
 //! Kernel objects as plain data, shaped so that a desired and an observed one compare equal exactly when they are the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-use crate::types::{AttachmentKey, Families, Family, HostIfName, Mac, Nic, NicId};
+use crate::types::{
+    AttachmentKey, Families, Family, HostAddress, HostIfName, Mac, Nic, NicId, PortMapping,
+    Protocol,
+};
 
 /// Everything that the desired state of a node follows from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,8 @@ pub struct Endpoint {
     pub host_ifindex: u32,
     /// Addresses, at most one a family, IPv4 first.
     pub addresses: Vec<EndpointAddress>,
+    /// Ports of the node that lead to it.
+    pub host_ports: Vec<PortMapping>,
     /// MTU in bytes of both ends.
     pub mtu: u32,
 }
@@ -83,6 +88,8 @@ pub struct EndpointState {
     pub neighbours: Vec<Neighbour>,
     /// Elements of the source maps.
     pub sources: Vec<(IpAddr, u32)>,
+    /// Elements of the maps of host ports.
+    pub host_ports: Vec<(HostPort, SocketAddr)>,
     /// Settings of the host end.
     pub sysctls: Vec<Sysctl>,
     /// Addresses in the pod (as /32 or /128, the link-local one included).
@@ -234,6 +241,20 @@ pub struct NatState {
     /// (index of the primary NIC, its address): what other IPv4 traffic of pods leaves by and with. `None`: it leaves by
     /// the pod's own NIC, untranslated.
     pub snat4: Option<(u32, Ipv4Addr)>,
+    /// Port of the node -> address and port of a pod. A port at one address goes before the same port at all of them.
+    #[serde(with = "pairs")]
+    pub host_ports: BTreeMap<HostPort, SocketAddr>,
+}
+
+/// A port of the node: packets for it, at these addresses, go to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HostPort {
+    /// Of all that are the node's own.
+    pub host: HostAddress,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port.
+    pub port: u16,
 }
 
 /// A kernel setting below `/proc/sys/net`.
@@ -268,5 +289,28 @@ mod sources {
             .into_iter()
             .map(|(ifindex, ip, mark)| ((ifindex, ip), mark))
             .collect())
+    }
+}
+
+/// A map as a list of pairs, for the same reason.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(map)
+    }
+
+    pub fn deserialize<'de, K, V, D>(from: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<(K, V)>::deserialize(from)?.into_iter().collect())
     }
 }

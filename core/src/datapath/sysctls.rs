@@ -3,7 +3,7 @@
 //! `rp_filter` is the administrator's: 0, 1 and 2 all work, because every NIC compares with the mark that our nft table
 //! gave to the packet (`src_valid_mark`), and the route back to a pod leads to its own link.
 //!
-//! Host ends get one setting only, because each is a write inside ADD. The rest that a router might want is moot there:
+//! Host ends get one setting only (and one more for host ports), because each is a write inside ADD. The rest that a router might want is moot there:
 //! - redirects from a pod: IPv6 ones need a router's link-local source and are ignored while the node forwards; IPv4 ones
 //!   count only from the gateway of a route, which no pod is;
 //! - redirects to a pod: nothing leaves by the link that it came from;
@@ -66,10 +66,16 @@ pub(super) fn node(families: impl Iterator<Item = Family>, nics: &[Nic]) -> Vec<
     all
 }
 
-/// Settings of the host end of a pod's link.
-pub(super) fn host_end(name: &HostIfName) -> Vec<Sysctl> {
+/// Settings of the host end of a pod's link; `loopback`: the node's processes reach the pod by a port of 127.0.0.1.
+pub(super) fn host_end(name: &HostIfName, loopback: bool) -> Vec<Sysctl> {
     // Our nft table drops a pod's advertisements; this holds while the table is gone, too.
-    vec![set(format!("ipv6/conf/{name}/accept_ra"), "0")]
+    let mut all = vec![set(format!("ipv6/conf/{name}/accept_ra"), "0")];
+    if loopback {
+        // What comes from there is routed to the pod before its source is translated, and the answers come back to there.
+        // The other direction, a pod that speaks to 127.0.0.1 of its node, is dropped by chain `guard`.
+        all.push(set(format!("ipv4/conf/{name}/route_localnet"), "1"));
+    }
+    all
 }
 
 /// Whether a setting lets packets pass that did not pass before: such are written when everything that steers is in place.

@@ -54,6 +54,8 @@ reasons! {
     NetnsMismatch,
     /// An interface of that name exists in the pod and is not ours.
     InterfaceExists,
+    /// A port of the node that the pod asks for is another pod's (named in the message).
+    HostPortConflict,
     /// CHECK found the pod's network different from what ADD made.
     CheckFailed,
     /// A kernel call failed.

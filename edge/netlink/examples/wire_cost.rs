@@ -68,6 +68,7 @@ fn endpoint(n: u32, families: Families, host_ifindex: u32) -> Endpoint {
         key,
         host_ifindex,
         addresses,
+        host_ports: Vec::new(),
         mtu: MTU,
     }
 }
@@ -148,14 +149,12 @@ fn main() {
         for (netns, ep, pair, ips) in &kept {
             table
                 .time("= DEL (synchronous part)", || {
-                    wire::detach_pod(
-                        &mut kernel,
-                        Some(netns),
-                        &ep.key,
-                        Some(pair.host_ifindex),
-                        ips,
-                        &OwnTable::default(),
-                    )
+                    let belongings = wire::Belongings {
+                        host_ifindex: Some(pair.host_ifindex),
+                        ips: ips.clone(),
+                        ..Default::default()
+                    };
+                    wire::detach_pod(&mut kernel, Some(netns), &ep.key, &belongings)
                 })
                 .unwrap();
         }
@@ -264,12 +263,12 @@ fn floor(kernel: &mut Kernel, pods: u32, next: &mut u32) {
             .collect();
         table
             .time("add nft elements", || {
-                nft::add_sources(&mut kernel.netfilter, &sources)
+                nft::add_pod(&mut kernel.netfilter, &sources, &[])
             })
             .unwrap();
         table
             .time("delete nft elements", || {
-                nft::del_sources(&mut kernel.netfilter, &sources)
+                nft::del_pod(&mut kernel.netfilter, &sources, &[])
             })
             .unwrap();
         kept.push((netns, socket, pod, host));

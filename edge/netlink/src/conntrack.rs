@@ -1,11 +1,12 @@
 //! Connection tracking entries.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use rustix::io::Errno;
+use tombolo_core::types::Protocol;
 
-use crate::message::{Reply, ip_of};
+use crate::message::{Attributes, Reply, ip_of};
 use crate::{Error, Request, Socket};
 
 const SUBSYS: u16 = 1 << 8;
@@ -19,6 +20,10 @@ const TUPLE_REPLY: u16 = 2;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const TUPLE_IP: u16 = 1;
+const TUPLE_PROTOCOL: u16 = 2;
+const PROTOCOL_NUMBER: u16 = 1;
+const SOURCE_PORT: u16 = 2;
+const DESTINATION_PORT: u16 = 3;
 
 /// Where addresses stand inside a tuple's addresses: source and destination, of IPv4 and of IPv6.
 const PLACES: [u16; 4] = [1, 2, 3, 4];
@@ -35,6 +40,62 @@ const PLACES: [u16; 4] = [1, 2, 3, 4];
 pub fn delete_addresses(socket: &mut Socket, ips: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, Error> {
     let entries = find(socket, ips)?;
     delete(socket, entries)
+}
+
+/// Deletes the entries of UDP that were made for one of these destinations and do not lead to where it leads now: their
+/// clients would be answered from elsewhere, or not at all, as long as they send. Returns how many there were. The cost is
+/// that of [`delete_addresses`].
+///
+/// # Errors
+/// [`Error::Refused`], [`Error::System`].
+pub fn delete_stale_udp(
+    socket: &mut Socket,
+    now: &BTreeMap<SocketAddr, SocketAddr>,
+) -> Result<usize, Error> {
+    let request = Request::new(
+        "list connections",
+        "of UDP".to_owned(),
+        GET,
+        0,
+        &[0; HEADER],
+    );
+    let stale = socket.dump(&request, |reply| {
+        let attributes = reply.attributes(HEADER);
+        let asked = udp_end(attributes.inside(TUPLE_ORIGINAL), End::Destination)?;
+        let answers = udp_end(attributes.inside(TUPLE_REPLY), End::Source)?;
+        (*now.get(&asked)? != answers).then(|| {
+            let deletion = delete_entry(reply, asked.ip())?;
+            Some(Found {
+                ip: asked.ip(),
+                deletion,
+            })
+        })?
+    })?;
+    Ok(delete(socket, stale)?.len())
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Source,
+    Destination,
+}
+
+/// One end of a tuple of UDP.
+fn udp_end(tuple: Attributes<'_>, end: End) -> Option<SocketAddr> {
+    let protocol = tuple.inside(TUPLE_PROTOCOL);
+    if protocol.value(PROTOCOL_NUMBER)? != [Protocol::Udp.number()] {
+        return None;
+    }
+    let (places, port) = match end {
+        End::Source => ([PLACES[0], PLACES[2]], SOURCE_PORT),
+        End::Destination => ([PLACES[1], PLACES[3]], DESTINATION_PORT),
+    };
+    let addresses = tuple.inside(TUPLE_IP);
+    let ip = places
+        .into_iter()
+        .find_map(|place| addresses.value(place).and_then(ip_of))?;
+    let port = protocol.value(port)?.try_into().ok()?;
+    Some(SocketAddr::new(ip, u16::from_be_bytes(port)))
 }
 
 /// An entry that names an address, and what deletes this one entry: not one that takes its place.
@@ -89,6 +150,12 @@ pub(crate) fn deletion(reply: &Reply<'_>, ips: &BTreeSet<IpAddr>) -> Option<(IpA
             .filter_map(|(place, value)| PLACES.contains(&place).then(|| ip_of(value)).flatten());
         found.find(|ip| ips.contains(ip))
     })?;
+    Some((named, delete_entry(reply, named)?))
+}
+
+/// The request that deletes a listed entry.
+fn delete_entry(reply: &Reply<'_>, named: IpAddr) -> Option<Request> {
+    let attributes = reply.attributes(HEADER);
     let header = [*reply.payload.first()?, 0, 0, 0];
     let mut delete = Request::new(
         "delete connection",
@@ -105,7 +172,7 @@ pub(crate) fn deletion(reply: &Reply<'_>, ips: &BTreeSet<IpAddr>) -> Option<(IpA
             delete.body.put(kind, value);
         }
     }
-    Some((named, delete))
+    Some(delete)
 }
 
 /// Marks an attribute that holds attributes.

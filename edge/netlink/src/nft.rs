@@ -1,10 +1,10 @@
-//! Our nf_tables tables (`inet tombolo`, `arp tombolo`).
+//! Our nf_tables tables (`inet tombolo`, `arp tombolo`, `inet tombolo-hostports`).
 //!
 //! ```text
-//!   fixed     chains, rules, sets: constant         ┐
-//!   elements  NatState <-> elements of the sets     ├─▶ one transaction (all or nothing)
-//!   expr      the expressions of rules              ┘
-//!   observe   what the kernel holds; whether the fixed part is ours, whole and unchanged
+//!   fixed, host_ports   chains, rules, sets: constant       ┐
+//!   elements            NatState <-> elements of the sets   ├─▶ one transaction (all or nothing)
+//!   expr                the expressions of rules            ┘
+//!   observe             what the kernel holds; whether the fixed part is ours, whole and unchanged
 //! ```
 
 mod abi;
@@ -12,13 +12,14 @@ mod elements;
 mod expr;
 mod fixed;
 mod foreign;
+mod host_ports;
 mod observe;
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 
 use rustix::io::Errno;
-use tombolo_core::datapath::NatState;
-use tombolo_core::datapath::conventions::NFT_TABLE;
+use tombolo_core::datapath::{HostPort, NatState};
 
 pub use foreign::{ForwardDrop, forward_drops};
 pub use observe::observe;
@@ -30,7 +31,10 @@ use crate::{Error, Request, Socket};
 /// An element of the source maps: (index of the host end, the pod's address, mark of the NIC that owns it).
 pub type Source = (u32, IpAddr, u32);
 
-/// Replaces both tables, whatever they hold, in one transaction. No packet sees anything in between. Ranges in `vpc4`
+/// A host port and where it leads.
+pub type Mapped = (HostPort, SocketAddr);
+
+/// Replaces our tables, whatever they hold, in one transaction. No packet sees anything in between. Ranges in `vpc4`
 /// must not overlap.
 ///
 /// # Errors
@@ -43,13 +47,13 @@ pub fn install(socket: &mut Socket, state: &NatState) -> Result<(), Error> {
     transaction(socket, &requests)
 }
 
-/// Removes both tables; absent ones are no error.
+/// Removes our tables; absent ones are no error.
 ///
 /// # Errors
 /// [`Error::Refused`], [`Error::System`].
 pub fn remove(socket: &mut Socket) -> Result<(), Error> {
-    for family in [abi::INET, abi::ARP] {
-        tolerate_missing(transaction(socket, &[fixed::del_table(family)]))?;
+    for (family, table) in fixed::TABLES {
+        tolerate_missing(transaction(socket, &[fixed::del_table(family, table)]))?;
     }
     Ok(())
 }
@@ -78,36 +82,32 @@ pub fn update(socket: &mut Socket, from: &NatState, to: &NatState) -> Result<(),
     transaction(socket, &requests)
 }
 
-/// Adds elements to the source maps in one transaction; those already there are no error, a different mark is replaced.
+/// Adds what belongs to one pod in one transaction: elements of the source maps and of the maps of host ports. Those
+/// already there are no error; one that leads elsewhere is replaced.
 ///
 /// # Errors
 /// [`Error::Refused`] (nothing was changed), `ENOENT` where the tables are missing; [`Error::System`].
-pub fn add_sources(socket: &mut Socket, sources: &[Source]) -> Result<(), Error> {
-    let add = |source: &Source| {
-        let (set, element) = elements::source(source.0, source.1, source.2);
-        elements::add(set, [&element])
-    };
-    let requests: Vec<_> = sources.iter().flat_map(add).collect();
+pub fn add_pod(socket: &mut Socket, sources: &[Source], ports: &[Mapped]) -> Result<(), Error> {
+    let add = |(set, element): &Placed| elements::add(set, [element]);
+    let requests: Vec<_> = of_pod(sources, ports).iter().flat_map(add).collect();
     match transaction(socket, &requests) {
-        // One is there with another mark.
+        // One is there with another mark or pod.
         Err(error) if matches!(error.errno(), Some(Errno::BUSY | Errno::EXIST)) => {
-            del_sources(socket, sources)?;
+            del_pod(socket, sources, ports)?;
             transaction(socket, &requests)
         }
         outcome => outcome,
     }
 }
 
-/// Removes elements from the source maps; those not there, and missing tables, are no error. The mark does not matter.
+/// Removes what belongs to one pod; what is not there, and missing tables, are no error. Marks and where ports lead do not
+/// matter: the caller knows that they are the pod's.
 ///
 /// # Errors
 /// [`Error::Refused`], [`Error::System`].
-pub fn del_sources(socket: &mut Socket, sources: &[Source]) -> Result<(), Error> {
-    let del = |source: &Source| {
-        let (set, element) = elements::source(source.0, source.1, source.2);
-        elements::del(set, [&element])
-    };
-    let requests: Vec<_> = sources.iter().flat_map(del).collect();
+pub fn del_pod(socket: &mut Socket, sources: &[Source], ports: &[Mapped]) -> Result<(), Error> {
+    let del = |(set, element): &Placed| elements::del(set, [element]);
+    let requests: Vec<_> = of_pod(sources, ports).iter().flat_map(del).collect();
     match transaction(socket, &requests) {
         // One is missing, so that none was removed: one by one.
         Err(error) if error.errno() == Some(Errno::NOENT) => {
@@ -117,6 +117,20 @@ pub fn del_sources(socket: &mut Socket, sources: &[Source]) -> Result<(), Error>
         }
         outcome => outcome,
     }
+}
+
+/// A set and an element of it.
+type Placed = (&'static str, elements::Element);
+
+/// Each element once: several ports lead to one pod.
+fn of_pod(sources: &[Source], ports: &[Mapped]) -> BTreeSet<Placed> {
+    let sources = sources
+        .iter()
+        .map(|(ifindex, ip, mark)| elements::source(*ifindex, *ip, *mark));
+    let ports = ports
+        .iter()
+        .flat_map(|(port, to)| [elements::host_port(port, *to), elements::hairpin(to.ip())]);
+    sources.chain(ports).collect()
 }
 
 fn tolerate_missing(outcome: Result<(), Error>) -> Result<(), Error> {
@@ -145,7 +159,7 @@ pub(crate) fn summary(reply: &Reply<'_>) -> Option<Changed> {
         .attributes(abi::HEADER)
         .value(abi::table::NAME)
         .and_then(text)?;
-    if table == NFT_TABLE {
+    if fixed::TABLES.iter().any(|(_, name)| *name == table) {
         return Some(Changed::Nft { gone });
     }
     foreign::concerns_forwarding(reply).then_some(Changed::Firewall { gone })

@@ -13,6 +13,7 @@ mod check;
 mod points;
 mod ready;
 mod recycle;
+mod stale;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -30,10 +31,11 @@ use tombolo_core::types::{AttachmentKey, Family, Mac};
 
 pub use check::check_host;
 pub use points::POINTS;
+pub use stale::{any_udp, forget_stale_udp};
 
 use crate::kernel::is_host_end;
 use crate::link::{Link, Veth};
-use crate::nft::Source;
+use crate::nft::{Mapped, Source};
 use crate::{Error, Kernel, Netns, Request, Socket, addr, link, neigh, nft, route, rule, sysctl};
 
 /// A pod's namespace with a socket in it.
@@ -163,7 +165,7 @@ impl<'a> PodSide<'a> {
         })
     }
 
-    /// Configures both sides and returns when packets can flow: the host end's settings, source elements, link,
+    /// Configures both sides and returns when packets can flow: the host end's settings, source elements, host ports, link,
     /// neighbours, routes; then the pod's settings, link, routes, neighbours, addresses. Nothing passes before the pod's
     /// end is up. Routes of ours that an earlier owner of the address left are removed.
     ///
@@ -181,7 +183,8 @@ impl<'a> PodSide<'a> {
             .around(|| state.sysctls.iter().try_for_each(write_unless_no_ipv6))?;
         let source = |(ip, mark): &(IpAddr, u32)| (link.host_ifindex, *ip, *mark);
         let sources: Vec<Source> = state.sources.iter().map(source).collect();
-        points::ADD_SOURCES.around(|| nft::add_sources(&mut kernel.netfilter, &sources))?;
+        let add = || nft::add_pod(&mut kernel.netfilter, &sources, &state.host_ports);
+        points::ADD_SOURCES.around(add)?;
         let mut requests = end_up(link.host_ifindex);
         requests.extend(state.neighbours.iter().map(neigh::add));
         // One that is there may be another's; what is left of ours is found below.
@@ -204,7 +207,12 @@ impl<'a> PodSide<'a> {
             &format!("carrier of {}", state.host_ifname),
             || Ok(link::by_index(socket, link.host_ifindex)?.is_some_and(|link| link.running)),
         )?;
-        recycle::verify(kernel, state)
+        recycle::verify(kernel, state)?;
+        // Last: who waits for the pod is answered by it from now on.
+        if any_udp(&state.host_ports) {
+            points::ADD_STALE_UDP.around(|| forget_stale_udp(kernel, &state.host_ports))?;
+        }
+        Ok(())
     }
 
     /// Rules that an earlier attachment of this name or address left in the pod.
@@ -280,10 +288,22 @@ pub fn create_pod(
     Ok((link, state))
 }
 
-/// The synchronous part of DEL: source elements, routes, neighbours gone; host end down and doomed; the pod's interface
+/// What an attachment has beside its names, as the journal tells; default where nobody knows.
+#[derive(Clone, Debug, Default)]
+pub struct Belongings {
+    /// The host end, which may have gone with the pod's namespace.
+    pub host_ifindex: Option<u32>,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// The table that it has for itself in the pod.
+    pub own_table: OwnTable,
+    /// Ports of the node that lead to it.
+    pub host_ports: Vec<Mapped>,
+}
+
+/// The synchronous part of DEL: source elements, host ports, routes, neighbours gone; host end down and doomed; the pod's interface
 /// name free (where its namespace still exists). Nothing there is success. A link of that name that is not the key's is
-/// left alone. `host_ifindex` is the index that the journal holds: the link itself may have gone with the namespace; `own`
-/// is the table that the attachment has for itself in the pod.
+/// left alone.
 ///
 /// Routes and neighbour entries go with the host end's going down; connections are for
 /// [`crate::conntrack::delete_addresses`], later.
@@ -294,27 +314,26 @@ pub fn detach_pod(
     kernel: &mut Kernel,
     netns: Option<&Netns>,
     key: &AttachmentKey,
-    host_ifindex: Option<u32>,
-    ips: &[IpAddr],
-    own: &OwnTable,
+    belongings: &Belongings,
 ) -> Result<(), Error> {
     let (pod_mac, host_mac) = key.macs();
     let found = link::by_name(&mut kernel.route, &key.host_ifname().0)?
         .filter(|found| found.mac == Some(host_mac));
     let found = found.map(|link| link.index);
 
-    let mut indices = vec![found, host_ifindex];
+    let mut indices = vec![found, belongings.host_ifindex];
     indices.dedup();
-    let of = |index: u32| ips.iter().map(move |ip| (index, *ip, 0));
+    let of = |index: u32| belongings.ips.iter().map(move |ip| (index, *ip, 0));
     let sources: Vec<Source> = indices.into_iter().flatten().flat_map(of).collect();
-    let silenced = points::DEL_SOURCES.around(|| nft::del_sources(&mut kernel.netfilter, &sources));
+    let silence = || nft::del_pod(&mut kernel.netfilter, &sources, &belongings.host_ports);
+    let silenced = points::DEL_SOURCES.around(silence);
 
     let doomed = found.map_or(Ok(()), |index| {
         let doom = link::set_down_in_group(index, DOOMED_LINK_GROUP);
         tolerate_missing(points::DEL_DOOM_LINK.around(|| kernel.route.request(doom)))
     });
     let released = netns.map_or(Ok(()), |netns| {
-        PodSide::open(netns)?.release_name(&key.ifname, pod_mac, own)
+        PodSide::open(netns)?.release_name(&key.ifname, pod_mac, &belongings.own_table)
     });
     silenced.and(doomed).and(released)
 }

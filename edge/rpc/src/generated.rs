@@ -32,7 +32,7 @@ pub struct Pod {
     #[prost(string, tag = "3")]
     pub uid: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AddRequest {
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
@@ -45,6 +45,24 @@ pub struct AddRequest {
     /// How long the plugin will wait in all, in milliseconds.
     #[prost(uint32, tag = "5")]
     pub timeout_ms: u32,
+    /// Ports of the node that lead to the pod.
+    #[prost(message, repeated, tag = "6")]
+    pub host_ports: ::prost::alloc::vec::Vec<PortMapping>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortMapping {
+    /// Not 0.
+    #[prost(uint32, tag = "1")]
+    pub host_port: u32,
+    /// Not 0.
+    #[prost(uint32, tag = "2")]
+    pub container_port: u32,
+    /// tcp, udp or sctp.
+    #[prost(string, tag = "3")]
+    pub protocol: ::prost::alloc::string::String,
+    /// Empty: all addresses of the node; unspecified (0.0.0.0, ::): all of that family.
+    #[prost(string, tag = "4")]
+    pub host_ip: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AddReply {

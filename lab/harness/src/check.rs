@@ -5,6 +5,7 @@
 
 pub mod clauses;
 pub mod gather;
+mod host_ports;
 pub mod snapshot;
 
 use std::time::{Duration, Instant};

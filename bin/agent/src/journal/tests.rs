@@ -22,6 +22,7 @@ fn record(n: u32) -> Record {
             ip: "10.0.0.1".parse().unwrap(),
             nic: NicId("eni-1".to_owned()),
         }],
+        host_ports: Vec::new(),
         mtu: 1500,
         beside: BTreeSet::new(),
         host_ifindex: Some(7),

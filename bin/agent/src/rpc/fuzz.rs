@@ -7,7 +7,8 @@ use super::*;
 use crate::journal;
 
 /// Most bytes of a journal file of an attachment, all its parts as long as they may be and escaped.
-const MOST: usize = 6 * (2 * AttachmentKey::MAX_PART + 15 + 3 * MAX_POD + MAX_PATH) + 4096;
+const MOST: usize =
+    6 * (2 * AttachmentKey::MAX_PART + 15 + 3 * MAX_POD + MAX_PATH) + host_ports::MOST * 160 + 4096;
 
 fn check_key(wire: Option<rpc::Key>) -> Option<AttachmentKey> {
     match key(wire) {
@@ -33,6 +34,10 @@ fn add(request: rpc::AddRequest) {
         Ok(pod) => pod,
         Err(error) => return told(&error),
     };
+    let host_ports = match host_ports::of_request(&request.host_ports) {
+        Ok(host_ports) => host_ports,
+        Err(error) => return told(&error),
+    };
     let path = request.netns.clone().unwrap_or_default().path;
     match netns(std::process::id(), request.netns) {
         Ok(found) => drop(found),
@@ -51,6 +56,7 @@ fn add(request: rpc::AddRequest) {
             path,
         },
         addresses: Vec::new(),
+        host_ports,
         mtu: u32::MAX,
         host_ifindex: None,
         beside: BTreeSet::new(),

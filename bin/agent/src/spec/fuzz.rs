@@ -83,6 +83,7 @@ fn check_kernel(plan: &Plan) {
                 ip: *ip,
                 nic: nic.id.clone(),
             }],
+            host_ports: Vec::new(),
             mtu: nic.mtu,
         })
         .collect();

@@ -16,6 +16,7 @@ mod agree;
 mod doom;
 mod kernel;
 mod process;
+pub mod talk;
 mod tools;
 mod watch;
 
@@ -50,7 +51,7 @@ pub fn possible(test: &str) -> bool {
 
 pub struct Bed {
     pub node: String,
-    fabric: String,
+    pub fabric: String,
     pods: Vec<String>,
     pub dir: tempfile::TempDir,
     agent: Option<Agent>,
@@ -64,6 +65,8 @@ pub struct Pod {
     pub id: String,
     pub network: String,
     pub ifname: String,
+    /// What its ADD asks for.
+    pub host_ports: Vec<rpc::PortMapping>,
 }
 
 pub const NIC_MACS: [&str; 2] = ["02:77:00:00:00:00", "02:77:00:00:00:01"];
@@ -212,6 +215,7 @@ impl Bed {
             id: format!("c-{name}"),
             network: "tombolo".to_owned(),
             ifname: "eth0".to_owned(),
+            host_ports: Vec::new(),
         }
     }
 
@@ -346,6 +350,7 @@ impl Pod {
             id: id.to_owned(),
             network: self.network.clone(),
             ifname: self.ifname.clone(),
+            host_ports: self.host_ports.clone(),
         }
     }
 
@@ -381,7 +386,19 @@ impl Pod {
             netns: Some(self.netns_ref()),
             pod: Some(pod),
             timeout_ms: 10_000,
+            host_ports: self.host_ports.clone(),
         }
+    }
+
+    /// The same pod, with this host port; `host_ip` may be empty.
+    pub fn with_port(mut self, protocol: &str, host_ip: &str, ports: (u32, u32)) -> Self {
+        self.host_ports.push(rpc::PortMapping {
+            host_port: ports.0,
+            container_port: ports.1,
+            protocol: protocol.to_owned(),
+            host_ip: host_ip.to_owned(),
+        });
+        self
     }
 
     pub fn del_request(&self) -> rpc::DelRequest {

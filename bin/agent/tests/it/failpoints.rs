@@ -44,6 +44,12 @@ fn every_failpoint_belongs_to_an_operation_that_is_tested() {
     }
 }
 
+/// Host ports, one of UDP: some writes are made for those only.
+fn with_ports(pod: Pod) -> Pod {
+    pod.with_port("tcp", "", (8000, 80))
+        .with_port("udp", "10.77.0.10", (53, 53))
+}
+
 /// Serves a pod from its beginning to its end, after whatever came before.
 async fn serves(bed: &Bed, pod: &Pod, clean: &Value) {
     let made = bed
@@ -83,7 +89,7 @@ async fn killed_in_add(orders: Vec<String>) {
     for order in orders {
         bed.kill();
         bed.start_doomed(&order);
-        let pod = bed.pod(&order.replace(['.', '@'], "-"));
+        let pod = with_ports(bed.pod(&order.replace(['.', '@'], "-")));
         let mut client = bed.client().await;
         let answer = client.add_network(pod.add_request()).await;
         assert!(answer.is_err(), "{order}: {answer:?}");
@@ -242,7 +248,7 @@ async fn killed_at_every_write_of_del_and_of_what_follows() {
         }
         bed.kill();
         bed.start_doomed(&order);
-        let pod = bed.pod(&order.replace(['.', '@'], "-"));
+        let pod = with_ports(bed.pod(&order.replace(['.', '@'], "-")));
         bed.add(&pod).await.unwrap();
         let request = pod.del_request();
         // What is in the background ends the agent after its answer.
@@ -398,7 +404,7 @@ async fn killed_at_every_write_of_a_repair() {
         // The kernel's own, which asks a table that is empty.
         ip(&bed.node, "-4 rule del priority 32767");
         // The first start wires the node: most of what a repair can do.
-        let on_first_start = !["neighbour", "nft-element"]
+        let on_first_start = !["neighbour", "nft-element", "stale-udp"]
             .iter()
             .any(|kind| order.starts_with(&format!("repair.{kind}.")));
         if on_first_start {
@@ -407,7 +413,7 @@ async fn killed_at_every_write_of_a_repair() {
         }
         bed.start(&[]);
         let clean = bed.kernel();
-        let pod = bed.pod("a");
+        let pod = with_ports(bed.pod("a"));
         let made = bed.add(&pod).await.unwrap();
         let before = bed.kernel();
         if !on_first_start {
@@ -417,6 +423,8 @@ async fn killed_at_every_write_of_a_repair() {
                 &format!("neigh del 10.77.0.100 dev {}", made.host_ifname),
             );
             let flush = ["flush", "map", "inet", "tombolo", "pods4"];
+            in_netns(&bed.node, "nft", &flush);
+            let flush = ["flush", "map", "inet", "tombolo-hostports", "ports4"];
             in_netns(&bed.node, "nft", &flush);
             bed.launch(&["--failpoint", &order]);
             bed.killed(&order);

@@ -4,11 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails by panicking")]
 
 mod bed;
+mod beside;
 mod boot;
 mod conflist;
 mod failpoints;
 mod flushed;
 mod gc_status;
+mod host_ports;
 mod isolation;
 mod lifecycle;
 mod lookalikes;

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use tombolo_core::datapath::{NodeInput, desired};
-use tombolo_core::types::Families;
+use tombolo_core::types::{Families, Protocol};
 
-use super::input::{address4, address6, endpoint, nic, node};
+use super::input::{address4, address6, endpoint, mapping, nic, node};
 
 #[track_caller]
 fn matches_golden(name: &str, input: &NodeInput) {
@@ -57,6 +57,27 @@ fn three_nics_dual_stack_five_pods() {
     let mut node = node(Families::Dual, nics, pods);
     node.addresses = [address4(1, 2).ip, address6(1, 2).ip, address6(2, 9).ip].into();
     matches_golden("three-nics-dual", &node);
+}
+
+#[test]
+fn host_ports() {
+    use Protocol::{Sctp, Tcp, Udp};
+    let mut both = endpoint(1, vec![address4(0, 1), address6(0, 1)]);
+    both.host_ports = vec![
+        mapping("", Tcp, (80, 8080)),
+        mapping("", Sctp, (80, 8081)),
+        mapping("0.0.0.0", Udp, (53, 5353)),
+        mapping("fd00::10", Udp, (53, 5354)),
+        mapping("127.0.0.1", Tcp, (9000, 9001)),
+    ];
+    // No port of it is one of the loopback's; and of IPv6 it has no address.
+    let mut four = endpoint(2, vec![address4(0, 2)]);
+    four.host_ports = vec![
+        mapping("10.0.0.10", Tcp, (81, 80)),
+        mapping("::", Tcp, (82, 80)),
+    ];
+    let node = node(Families::Dual, vec![nic(0, 0)], vec![both, four]);
+    matches_golden("host-ports", &node);
 }
 
 #[test]

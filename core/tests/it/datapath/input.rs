@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 use tombolo_core::datapath::{Endpoint, EndpointAddress, NodeInput};
-use tombolo_core::types::{AttachmentKey, Families, Mac, Nic, NicId};
+use tombolo_core::types::{AttachmentKey, Families, Mac, Nic, NicId, PortMapping, Protocol};
 
 /// Link index of the primary NIC.
 pub const PRIMARY: u32 = 2;
@@ -51,7 +51,18 @@ pub fn endpoint(number: u8, addresses: Vec<EndpointAddress>) -> Endpoint {
         key: AttachmentKey::new("tombolo", &format!("c{number}"), "eth0").unwrap(),
         host_ifindex: 100 + u32::from(number),
         addresses,
+        host_ports: Vec::new(),
         mtu: 9001,
+    }
+}
+
+/// `host_ip` may be empty: all addresses.
+pub fn mapping(host_ip: &str, protocol: Protocol, ports: (u16, u16)) -> PortMapping {
+    PortMapping {
+        host_ip: (!host_ip.is_empty()).then(|| host_ip.parse().unwrap()),
+        host_port: ports.0,
+        container_port: ports.1,
+        protocol,
     }
 }
 
@@ -125,7 +136,11 @@ pub fn any_node() -> impl Strategy<Value = NodeInput> {
                     |(number, (_, which, nic4, nic6))| {
                         let four = (which & 1 != 0).then(|| address4(nic4, number));
                         let six = (which & 2 != 0).then(|| address6(nic6, number));
-                        endpoint(number, four.into_iter().chain(six).collect())
+                        let pod = endpoint(number, four.into_iter().chain(six).collect());
+                        // Often asked for by several, as after a journal that contradicts itself.
+                        let port = mapping("", Protocol::Udp, (u16::from(nic4), 53));
+                        let host_ports = (nic6 > 2).then_some(port).into_iter().collect();
+                        Endpoint { host_ports, ..pod }
                     },
                 );
                 NodeInput {

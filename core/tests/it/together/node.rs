@@ -185,6 +185,7 @@ impl Node {
                 key: key.clone(),
                 host_ifindex: record.ifindex,
                 addresses: record.addresses.clone(),
+                host_ports: Vec::new(),
                 mtu: 9001,
             })
         };

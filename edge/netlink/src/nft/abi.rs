@@ -95,9 +95,16 @@ pub mod datatype {
     pub const MARK: u32 = 19;
     pub const IFINDEX: u32 = 20;
     pub const DEVGROUP: u32 = 35;
+    pub const PROTOCOL: u32 = 12;
+    pub const PORT: u32 = 13;
 
     /// A concatenation.
     pub const fn concat(first: u32, second: u32) -> u32 {
         first << 6 | second
+    }
+
+    /// A concatenation of three.
+    pub const fn concat3(first: u32, second: u32, third: u32) -> u32 {
+        concat(concat(first, second), third)
     }
 }

@@ -1,18 +1,22 @@
 //! Elements of our sets: from [`NatState`] to bytes and back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::Ipv4Net;
-use tombolo_core::datapath::NatState;
-use tombolo_core::datapath::conventions::{NFT_TABLE, POD_LINK_GROUP};
+use tombolo_core::datapath::conventions::POD_LINK_GROUP;
+use tombolo_core::datapath::{HostPort, NatState};
+use tombolo_core::types::{Family, HostAddress, Protocol};
 
 use super::abi::{self, element};
 use super::expr::put_value;
-use super::fixed::{EGRESS4, NICS, OUTS, OWN4, PODS4, PODS6, SNAT4, VPC4, WAYS, header};
+use super::fixed::{
+    self, EGRESS4, NICS, OUTS, OWN4, PODS4, PODS6, SNAT4, VPC4, WAYS, header, table_of,
+};
+use super::host_ports::{PORTS4, PORTS4_AT, PORTS6, PORTS6_AT, SELF4, SELF6};
 use crate::Request;
 use crate::abi::nlm;
-use crate::message::{Attributes, Reply, be32_of};
+use crate::message::{Attributes, Reply, be32_of, ip_of};
 
 /// Elements that go into one message: its list is an attribute, which holds at most 64 KiB.
 const PER_MESSAGE: usize = 500;
@@ -23,7 +27,7 @@ pub struct Element {
     pub key: Vec<u8>,
     /// An end comes before a start with the same key.
     pub is_start: bool,
-    pub data: Option<[u8; 4]>,
+    pub data: Option<Vec<u8>>,
 }
 
 /// Elements of each set, by its name.
@@ -34,7 +38,7 @@ impl Element {
         Self {
             key,
             is_start: true,
-            data,
+            data: data.map(Vec::from),
         }
     }
 }
@@ -55,11 +59,48 @@ pub fn source(ifindex: u32, ip: IpAddr, mark: u32) -> (&'static str, Element) {
     (set, Element::new(key, Some(mark.to_ne_bytes())))
 }
 
+/// The set and the element of a host port. Each part of key and data fills whole registers of 4 bytes.
+pub fn host_port(port: &HostPort, to: SocketAddr) -> (&'static str, Element) {
+    let (set, mut key) = match port.host {
+        HostAddress::Any(Family::V4) => (PORTS4, Vec::new()),
+        HostAddress::Any(Family::V6) => (PORTS6, Vec::new()),
+        HostAddress::One(IpAddr::V4(ip)) => (PORTS4_AT, ip.octets().to_vec()),
+        HostAddress::One(IpAddr::V6(ip)) => (PORTS6_AT, ip.octets().to_vec()),
+    };
+    let padded = |number: u16| [number.to_be_bytes(), [0; 2]].concat();
+    key.extend([port.protocol.number(), 0, 0, 0]);
+    key.extend(padded(port.port));
+    let mut data = octets(to.ip());
+    data.extend(padded(to.port()));
+    let element = Element {
+        key,
+        is_start: true,
+        data: Some(data),
+    };
+    (set, element)
+}
+
+/// The set and the element of a pod that may reach itself by a host port.
+pub fn hairpin(ip: IpAddr) -> (&'static str, Element) {
+    let set = match ip {
+        IpAddr::V4(_) => SELF4,
+        IpAddr::V6(_) => SELF6,
+    };
+    (set, Element::new(octets(ip).repeat(2), None))
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().into(),
+        IpAddr::V6(ip) => ip.octets().into(),
+    }
+}
+
 /// All elements that a state stands for.
 pub fn encode(state: &NatState) -> Elements {
-    let mut all: Elements = [PODS4, PODS6, NICS, OUTS, WAYS, EGRESS4, SNAT4, OWN4, VPC4]
-        .map(|set| (set, BTreeSet::new()))
-        .into();
+    let mut all: Elements = fixed::sets()
+        .map(|set| (set.name, BTreeSet::new()))
+        .collect();
     let mut put = |set, element| {
         all.entry(set).or_default().insert(element);
     };
@@ -89,14 +130,16 @@ pub fn encode(state: &NatState) -> Elements {
             OWN4,
             Element::new([ifindex.to_ne_bytes(), ip.octets()].concat(), None),
         );
-        if let Some(mark) = state.nics.get(&ifindex) {
+        if state.nics.contains_key(&ifindex) {
             put(
                 EGRESS4,
-                Element::new(
-                    POD_LINK_GROUP.to_ne_bytes().into(),
-                    Some(mark.to_ne_bytes()),
-                ),
+                Element::new(POD_LINK_GROUP.to_ne_bytes().into(), None),
             );
+        }
+    }
+    for (port, to) in &state.host_ports {
+        for (set, element) in [host_port(port, *to), hairpin(to.ip())] {
+            put(set, element);
         }
     }
     for net in &state.vpc4 {
@@ -126,22 +169,29 @@ pub fn decode(all: &Elements) -> Option<NatState> {
         let ip = Ipv4Addr::from(<[u8; 4]>::try_from(ip).ok()?);
         state
             .pods4
-            .insert((number(ifindex)?, ip), number(&element.data?)?);
+            .insert((number(ifindex)?, ip), number(element.data.as_ref()?)?);
     }
     for element in of(PODS6) {
         let (ifindex, ip) = element.key.split_at_checked(4)?;
         let ip = Ipv6Addr::from(<[u8; 16]>::try_from(ip).ok()?);
         state
             .pods6
-            .insert((number(ifindex)?, ip), number(&element.data?)?);
+            .insert((number(ifindex)?, ip), number(element.data.as_ref()?)?);
     }
     for element in of(NICS) {
         state
             .nics
-            .insert(number(&element.key)?, number(&element.data?)?);
+            .insert(number(&element.key)?, number(element.data.as_ref()?)?);
     }
     for element in of(SNAT4) {
-        state.snat4 = Some((number(&element.key)?, element.data?.into()));
+        let ip = <[u8; 4]>::try_from(element.data.as_deref()?).ok()?;
+        state.snat4 = Some((number(&element.key)?, ip.into()));
+    }
+    for set in [PORTS4, PORTS6, PORTS4_AT, PORTS6_AT] {
+        for element in of(set) {
+            let (port, to) = port_of(set, element)?;
+            state.host_ports.insert(port, to);
+        }
     }
     let mut intervals = of(VPC4).peekable();
     while let Some(start) = intervals.next() {
@@ -151,6 +201,25 @@ pub fn decode(all: &Elements) -> Option<NatState> {
             .insert(net(&start.key, end.map(|end| end.key.as_slice()))?);
     }
     (encode(&state) == *all).then_some(state)
+}
+
+/// The host port of an element, and where it leads.
+fn port_of(set: &str, element: &Element) -> Option<(HostPort, SocketAddr)> {
+    let (rest, port) = element.key.split_last_chunk::<4>()?;
+    let (host, protocol) = rest.split_last_chunk::<4>()?;
+    let host = match set {
+        PORTS4 if host.is_empty() => HostAddress::Any(Family::V4),
+        PORTS6 if host.is_empty() => HostAddress::Any(Family::V6),
+        _ => HostAddress::One(ip_of(host)?),
+    };
+    let number = |[high, low, ..]: [u8; 4]| u16::from_be_bytes([high, low]);
+    let (ip, to) = element.data.as_ref()?.split_last_chunk::<4>()?;
+    let key = HostPort {
+        host,
+        protocol: Protocol::of_number(protocol[0])?,
+        port: number(*port),
+    };
+    Some((key, SocketAddr::new(ip_of(ip)?, number(*to))))
 }
 
 /// The range from `start` to before `end`, where that is a CIDR.
@@ -203,7 +272,7 @@ fn message(operation: &'static str, kind: u16, flags: u16, set: &str) -> Request
     );
     request
         .body
-        .put_str(element::TABLE, NFT_TABLE)
+        .put_str(element::TABLE, table_of(set))
         .put_str(element::SET, set);
     request
 }
@@ -226,8 +295,8 @@ fn messages<'a>(
                     }
                     put_value(body, element::KEY, &each.key);
                     // A removal names the key; the data would have to agree.
-                    if let Some(data) = each.data.filter(|_| kind == abi::NEW_ELEMENT) {
-                        put_value(body, element::DATA, &data);
+                    if let Some(data) = each.data.as_ref().filter(|_| kind == abi::NEW_ELEMENT) {
+                        put_value(body, element::DATA, data);
                     }
                 });
             }
@@ -251,7 +320,7 @@ pub fn parse(reply: &Reply<'_>) -> Vec<Element> {
             .value(element::FLAGS)
             .and_then(be32_of)
             .unwrap_or(0);
-        let data = value(attributes, element::DATA).and_then(|data| data.try_into().ok());
+        let data = value(attributes, element::DATA);
         let key = value(attributes, element::KEY)?;
         Some(Element {
             key,
@@ -289,7 +358,31 @@ mod tests {
             .map(|net| net.parse().unwrap())
             .into(),
             snat4: Some((2, Ipv4Addr::new(10, 0, 0, 4))),
+            host_ports: [
+                port(HostAddress::Any(Family::V4), Protocol::Tcp, "10.0.1.5:8080"),
+                port(
+                    HostAddress::Any(Family::V6),
+                    Protocol::Sctp,
+                    "[fd00::5]:8080",
+                ),
+                port(at("10.0.0.4"), Protocol::Udp, "10.0.1.5:53"),
+                port(at("fd00::4"), Protocol::Udp, "[fd00::5]:53"),
+            ]
+            .into(),
         }
+    }
+
+    fn at(ip: &str) -> HostAddress {
+        HostAddress::One(ip.parse().unwrap())
+    }
+
+    fn port(host: HostAddress, protocol: Protocol, to: &str) -> (HostPort, SocketAddr) {
+        let port = HostPort {
+            host,
+            protocol,
+            port: 80,
+        };
+        (port, to.parse().unwrap())
     }
 
     #[test]
@@ -310,7 +403,7 @@ mod tests {
     fn elements_that_contradict_each_other_are_no_state() {
         let full = encode(&state());
         // What follows from other elements is missing, or an interval is no CIDR.
-        for set in [OWN4, EGRESS4, SNAT4, OUTS, WAYS] {
+        for set in [OWN4, EGRESS4, SNAT4, OUTS, WAYS, SELF4, SELF6] {
             let mut broken = full.clone();
             broken.get_mut(set).unwrap().clear();
             assert_eq!(decode(&broken), None, "{set} emptied");

@@ -1,9 +1,11 @@
-//! The fixed part of our tables: chains, rules, sets. Only elements vary (`elements`).
+//! The fixed part of our tables: chains, rules, sets. Only elements vary (`elements`). Host ports have a table of their own
+//! ([`super::host_ports`]).
 //!
 //! | chain | hook, priority | does |
 //! |---|---|---|
-//! | `inet guard` | prerouting -310, before connection tracking | a pod's packet gets its NIC's mark by (host end, source); any other source, and all neighbour and multicast-listener discovery, is dropped |
-//! | `inet classify` | prerouting -190, right after connection tracking | what a NIC delivers gets that NIC's mark, kept on the connection; replies of pods leave by it; pods' IPv4 to outside the VPC gets the primary's |
+//! | `inet guard` | prerouting -310, before connection tracking | a pod's packet gets its NIC's mark by (host end, source); any other source, all neighbour and multicast-listener discovery, and what is meant for the node's loopback is dropped |
+//! | `inet classify` | prerouting -190, right after connection tracking | what a NIC delivers gets that NIC's mark, kept on the connection; replies of pods leave by it |
+//! | `inet egress` | prerouting -90, after every translation of destinations | pods' IPv4 that is still for outside the VPC gets the primary's mark: before, it may be for a Service |
 //! | `inet fence` | forward 0 | a pod's packet that is about to leave by a NIC whose mark it does not have is dropped: whatever rules and routes say, or if none are left |
 //! | `inet translate` | postrouting 100 (srcnat) | pods' IPv4 that leaves by the primary NIC for outside the VPC gets its address |
 //! | `arp input` | input 0 | pods need no ARP: dropped |
@@ -13,11 +15,12 @@
 use std::sync::LazyLock;
 
 use tombolo_core::datapath::conventions::{
-    MARK_MAGIC, MARK_MAGIC_MASK, MARK_MASK, NFT_TABLE, POD_LINK_GROUP,
+    MARK_MAGIC, MARK_MAGIC_MASK, MARK_MASK, NFT_HOST_PORTS, NFT_TABLE, POD_LINK_GROUP, nic_mark,
 };
 
 use super::abi::{self, datatype};
 use super::expr::{Ct, Expr, Meta, ORIGINAL, Op, REG, REG_SECOND, REPLY, STATE_NEW};
+use super::host_ports;
 use crate::Request;
 use crate::abi::nlm;
 use crate::message::Body;
@@ -26,6 +29,7 @@ use crate::message::Body;
 #[derive(Debug)]
 pub struct Chain {
     pub family: u8,
+    pub table: &'static str,
     pub name: &'static str,
     pub kind: &'static str,
     pub hook: u32,
@@ -43,14 +47,47 @@ pub struct Rule {
 /// A named set or map.
 #[derive(Debug)]
 pub struct Set {
+    pub table: &'static str,
     pub name: &'static str,
     pub key_type: u32,
     pub key_len: u32,
-    /// (type, whether its bytes are in network order); always 4 bytes.
-    pub data: Option<(u32, bool)>,
+    pub data: Option<Data>,
     pub interval: bool,
     /// The nft tool's number for the order of the key's bytes: 0 mixed, 1 host, 2 network.
-    byte_order: u8,
+    pub byte_order: u8,
+}
+
+/// What a map leads to.
+#[derive(Clone, Copy, Debug)]
+pub struct Data {
+    pub data_type: u32,
+    /// In bytes.
+    pub length: u32,
+    /// As of the key.
+    pub byte_order: u8,
+}
+
+/// Family and name of each table.
+pub const TABLES: [(u8, &str); 3] = [
+    (abi::INET, NFT_TABLE),
+    (abi::ARP, NFT_TABLE),
+    (abi::INET, NFT_HOST_PORTS),
+];
+
+/// The sets of all tables.
+pub fn sets() -> impl Iterator<Item = &'static Set> {
+    SETS.iter().chain(&host_ports::SETS)
+}
+
+/// The chains of all tables.
+pub fn chains() -> impl Iterator<Item = &'static Chain> {
+    CHAINS.iter().chain(&host_ports::CHAINS)
+}
+
+/// The table that holds a set.
+pub fn table_of(set: &str) -> &'static str {
+    let holds = host_ports::SETS.iter().any(|each| each.name == set);
+    if holds { NFT_HOST_PORTS } else { NFT_TABLE }
 }
 
 impl Set {
@@ -77,15 +114,25 @@ pub const SNAT4: &str = "snat4";
 pub const OWN4: &str = "own4";
 pub const VPC4: &str = "vpc4";
 
-const MARK: Option<(u32, bool)> = Some((datatype::MARK, false));
+const MARK: Option<Data> = Some(Data {
+    data_type: datatype::MARK,
+    length: 4,
+    byte_order: 1,
+});
+const ADDRESS4: Option<Data> = Some(Data {
+    data_type: datatype::IPV4,
+    length: 4,
+    byte_order: 2,
+});
 const IF_IP4: u32 = datatype::concat(datatype::IFINDEX, datatype::IPV4);
 const MARK_IF: u32 = datatype::concat(datatype::MARK, datatype::IFINDEX);
 const IF_IP6: u32 = datatype::concat(datatype::IFINDEX, datatype::IPV6);
 
-/// All sets, in `inet tombolo`.
-pub static SETS: [Set; 9] = [
+/// The sets of `inet tombolo`.
+static SETS: [Set; 9] = [
     // (host end, pod's address) -> mark of its NIC.
     Set {
+        table: NFT_TABLE,
         name: PODS4,
         key_type: IF_IP4,
         key_len: 8,
@@ -94,6 +141,7 @@ pub static SETS: [Set; 9] = [
         byte_order: 0,
     },
     Set {
+        table: NFT_TABLE,
         name: PODS6,
         key_type: IF_IP6,
         key_len: 20,
@@ -103,6 +151,7 @@ pub static SETS: [Set; 9] = [
     },
     // NIC -> its mark.
     Set {
+        table: NFT_TABLE,
         name: NICS,
         key_type: datatype::IFINDEX,
         key_len: 4,
@@ -112,6 +161,7 @@ pub static SETS: [Set; 9] = [
     },
     // NICs.
     Set {
+        table: NFT_TABLE,
         name: OUTS,
         key_type: datatype::IFINDEX,
         key_len: 4,
@@ -121,6 +171,7 @@ pub static SETS: [Set; 9] = [
     },
     // (mark, the NIC that has it).
     Set {
+        table: NFT_TABLE,
         name: WAYS,
         key_type: MARK_IF,
         key_len: 8,
@@ -128,26 +179,29 @@ pub static SETS: [Set; 9] = [
         interval: false,
         byte_order: 0,
     },
-    // Group of pod links -> mark of the primary NIC; empty without translation.
+    // Group of pod links; empty without translation.
     Set {
+        table: NFT_TABLE,
         name: EGRESS4,
         key_type: datatype::DEVGROUP,
         key_len: 4,
-        data: MARK,
+        data: None,
         interval: false,
         byte_order: 1,
     },
     // Primary NIC -> its address; empty without translation.
     Set {
+        table: NFT_TABLE,
         name: SNAT4,
         key_type: datatype::IFINDEX,
         key_len: 4,
-        data: Some((datatype::IPV4, true)),
+        data: ADDRESS4,
         interval: false,
         byte_order: 1,
     },
     // (primary NIC, its address): what has the address already.
     Set {
+        table: NFT_TABLE,
         name: OWN4,
         key_type: IF_IP4,
         key_len: 8,
@@ -157,6 +211,7 @@ pub static SETS: [Set; 9] = [
     },
     // Never translated.
     Set {
+        table: NFT_TABLE,
         name: VPC4,
         key_type: datatype::IPV4,
         key_len: 4,
@@ -190,10 +245,11 @@ const DST4: Expr = Expr::Network {
 };
 const DROP: [Expr; 2] = [Expr::Counter, Expr::Drop];
 
-/// All chains.
-pub static CHAINS: [Chain; 5] = [
+/// The chains of `inet tombolo` and `arp tombolo`.
+static CHAINS: [Chain; 6] = [
     Chain {
         family: abi::INET,
+        table: NFT_TABLE,
         name: "guard",
         kind: "filter",
         hook: 0,
@@ -202,6 +258,7 @@ pub static CHAINS: [Chain; 5] = [
     },
     Chain {
         family: abi::INET,
+        table: NFT_TABLE,
         name: "classify",
         kind: "filter",
         hook: 0,
@@ -210,6 +267,16 @@ pub static CHAINS: [Chain; 5] = [
     },
     Chain {
         family: abi::INET,
+        table: NFT_TABLE,
+        name: "egress",
+        kind: "filter",
+        hook: 0,
+        priority: -90,
+        rules: &EGRESS,
+    },
+    Chain {
+        family: abi::INET,
+        table: NFT_TABLE,
         name: "fence",
         kind: "filter",
         hook: 2,
@@ -218,6 +285,7 @@ pub static CHAINS: [Chain; 5] = [
     },
     Chain {
         family: abi::INET,
+        table: NFT_TABLE,
         name: "translate",
         kind: "nat",
         hook: 4,
@@ -226,6 +294,7 @@ pub static CHAINS: [Chain; 5] = [
     },
     Chain {
         family: abi::ARP,
+        table: NFT_TABLE,
         name: "input",
         kind: "filter",
         hook: 0,
@@ -234,7 +303,7 @@ pub static CHAINS: [Chain; 5] = [
     },
 ];
 
-static GUARD: [Rule; 6] = [
+static GUARD: [Rule; 7] = [
     Rule {
         comment: "not from a pod",
         exprs: &[
@@ -267,6 +336,22 @@ static GUARD: [Rule; 6] = [
             ICMPV6[1],
             ICMPV6[2],
             Expr::CmpByte(Op::Eq, 143),
+            DROP[0],
+            DROP[1],
+        ],
+    },
+    // The kernel refuses it as well, unless somebody sets `route_localnet`; host ports do.
+    Rule {
+        comment: "for the node's loopback",
+        exprs: &[
+            IPV4[0],
+            IPV4[1],
+            Expr::Network {
+                offset: 16,
+                length: 1,
+                register: REG,
+            },
+            Expr::CmpByte(Op::Eq, 127),
             DROP[0],
             DROP[1],
         ],
@@ -309,7 +394,7 @@ static GUARD: [Rule; 6] = [
     },
 ];
 
-static CLASSIFY: [Rule; 3] = [
+static CLASSIFY: [Rule; 2] = [
     Rule {
         comment: "from a NIC",
         exprs: &[
@@ -342,23 +427,25 @@ static CLASSIFY: [Rule; 3] = [
             Expr::Accept,
         ],
     },
-    Rule {
-        comment: "to outside the VPC by the primary NIC",
-        exprs: &[
-            IS_POD_LINK[0],
-            IS_POD_LINK[1],
-            Expr::Ct(Ct::Direction),
-            Expr::CmpByte(Op::Eq, ORIGINAL),
-            IPV4[0],
-            IPV4[1],
-            DST4,
-            Expr::NotIn(VPC4),
-            Expr::Meta(Meta::IifGroup, REG),
-            Expr::Map(EGRESS4),
-            Expr::SetMark,
-        ],
-    },
 ];
+
+// By now others may have marked the packet (kube-proxy does): their bits stay.
+static EGRESS: [Rule; 1] = [Rule {
+    comment: "to outside the VPC by the primary NIC",
+    exprs: &[
+        Expr::Meta(Meta::IifGroup, REG),
+        Expr::In(EGRESS4),
+        Expr::Ct(Ct::Direction),
+        Expr::CmpByte(Op::Eq, ORIGINAL),
+        IPV4[0],
+        IPV4[1],
+        DST4,
+        Expr::NotIn(VPC4),
+        Expr::Meta(Meta::Mark, REG),
+        Expr::AndXor(!MARK_MASK, nic_mark(0)),
+        Expr::SetMark,
+    ],
+}];
 
 static FENCE: [Rule; 1] = [Rule {
     comment: "by a NIC that is not the packet's",
@@ -409,11 +496,7 @@ static ARP_INPUT: [Rule; 1] = [Rule {
 /// What the tables' comment says: it follows from every byte of the fixed part, so that no change of it can be forgotten.
 pub static VERSION: LazyLock<String> = LazyLock::new(|| {
     let mut bytes = Vec::new();
-    for request in SETS
-        .iter()
-        .map(new_set)
-        .chain(CHAINS.iter().flat_map(new_chain))
-    {
+    for request in sets().map(new_set).chain(chains().flat_map(new_chain)) {
         request.body.finish(0, 0, &mut bytes);
     }
     // FNV-1a.
@@ -426,16 +509,16 @@ pub static VERSION: LazyLock<String> = LazyLock::new(|| {
 /// The messages that make the whole fixed part, empty sets included, in place of what there was.
 pub fn replace() -> Vec<Request> {
     let mut requests = Vec::new();
-    for family in [abi::INET, abi::ARP] {
+    for (family, table) in TABLES {
         // Deleting needs something to delete.
         requests.extend([
-            new_table(family, ""),
-            del_table(family),
-            new_table(family, &VERSION),
+            new_table(family, table, ""),
+            del_table(family, table),
+            new_table(family, table, &VERSION),
         ]);
     }
-    requests.extend(SETS.iter().map(new_set));
-    requests.extend(CHAINS.iter().flat_map(new_chain));
+    requests.extend(sets().map(new_set));
+    requests.extend(chains().flat_map(new_chain));
     requests
 }
 
@@ -444,18 +527,18 @@ pub const fn header(family: u8) -> [u8; abi::HEADER] {
     [family, 0, 0, 0]
 }
 
-fn new_table(family: u8, comment: &str) -> Request {
+fn new_table(family: u8, table: &str, comment: &str) -> Request {
     let flags = nlm::CREATE;
     let mut request = Request::new(
         "add nft table",
-        NFT_TABLE,
+        table,
         abi::NEW_TABLE,
         flags,
         &header(family),
     );
     request
         .body
-        .put_str(abi::table::NAME, NFT_TABLE)
+        .put_str(abi::table::NAME, table)
         .put_be32(abi::table::FLAGS, 0);
     if !comment.is_empty() {
         request
@@ -465,21 +548,20 @@ fn new_table(family: u8, comment: &str) -> Request {
     request
 }
 
-pub fn del_table(family: u8) -> Request {
+pub fn del_table(family: u8, table: &str) -> Request {
     let mut request = Request::new(
         "delete nft table",
-        NFT_TABLE,
+        table,
         abi::DEL_TABLE,
         0,
         &header(family),
     );
-    request.body.put_str(abi::table::NAME, NFT_TABLE);
+    request.body.put_str(abi::table::NAME, table);
     request
 }
 
 fn new_set(set: &Set) -> Request {
-    let id = SETS
-        .iter()
+    let id = sets()
         .position(|other| other.name == set.name)
         .unwrap_or_default()
         + 1;
@@ -492,19 +574,19 @@ fn new_set(set: &Set) -> Request {
     );
     request
         .body
-        .put_str(abi::set::TABLE, NFT_TABLE)
+        .put_str(abi::set::TABLE, set.table)
         .put_str(abi::set::NAME, set.name)
         .put_be32(abi::set::FLAGS, set.flags())
         .put_be32(abi::set::KEY_TYPE, set.key_type)
         .put_be32(abi::set::KEY_LEN, set.key_len);
     // For the nft tool: the byte orders of key (0) and data (1), each a type byte, a length byte and a number.
     let mut userdata = vec![0, 4, set.byte_order, 0, 0, 0];
-    if let Some((data_type, network_order)) = set.data {
+    if let Some(data) = set.data {
         request
             .body
-            .put_be32(abi::set::DATA_TYPE, data_type)
-            .put_be32(abi::set::DATA_LEN, 4);
-        userdata.extend([1, 4, if network_order { 2 } else { 1 }, 0, 0, 0]);
+            .put_be32(abi::set::DATA_TYPE, data.data_type)
+            .put_be32(abi::set::DATA_LEN, data.length);
+        userdata.extend([1, 4, data.byte_order, 0, 0, 0]);
     }
     request
         .body
@@ -523,7 +605,7 @@ fn new_chain(chain: &'static Chain) -> impl Iterator<Item = Request> {
     );
     request
         .body
-        .put_str(abi::chain::TABLE, NFT_TABLE)
+        .put_str(abi::chain::TABLE, chain.table)
         .put_str(abi::chain::NAME, chain.name)
         .put_str(abi::chain::TYPE, chain.kind)
         .put_be32(abi::chain::POLICY, 1)
@@ -545,7 +627,7 @@ fn new_rule(chain: &Chain, rule: &Rule) -> Request {
         &header(chain.family),
     );
     let body: &mut Body = &mut request.body;
-    body.put_str(abi::rule::TABLE, NFT_TABLE)
+    body.put_str(abi::rule::TABLE, chain.table)
         .put_str(abi::rule::CHAIN, chain.name);
     body.nest(abi::rule::EXPRESSIONS, |list| {
         rule.exprs.iter().for_each(|expr| expr.put(list))

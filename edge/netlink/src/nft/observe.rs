@@ -2,11 +2,10 @@
 
 use rustix::io::Errno;
 use tombolo_core::datapath::NatState;
-use tombolo_core::datapath::conventions::NFT_TABLE;
 
 use super::abi;
 use super::elements::{self, Elements};
-use super::fixed::{CHAINS, SETS, VERSION, comment_of, header};
+use super::fixed::{self, TABLES, VERSION, comment_of, header};
 use crate::message::{Attributes, Reply, be32_of, text};
 use crate::{Error, Request, Socket};
 
@@ -20,16 +19,17 @@ pub fn observe(socket: &mut Socket) -> Result<Option<NatState>, Error> {
 }
 
 fn read(socket: &mut Socket) -> Result<Option<NatState>, Error> {
-    for family in [abi::INET, abi::ARP] {
-        if !version(socket, family)? || !chains(socket, family)? || !rules(socket, family)? {
+    for table in TABLES {
+        let same = version(socket, table)?
+            && chains(socket, table)?
+            && rules(socket, table)?
+            && sets(socket, table)?;
+        if !same {
             return Ok(None);
         }
     }
-    if !sets(socket)? {
-        return Ok(None);
-    }
     let mut all = Elements::new();
-    for set in &SETS {
+    for set in fixed::sets() {
         let found = socket.dump(&elements::get(set.name), |reply| {
             Some(elements::parse(reply))
         })?;
@@ -38,15 +38,12 @@ fn read(socket: &mut Socket) -> Result<Option<NatState>, Error> {
     Ok(elements::decode(&all))
 }
 
-fn version(socket: &mut Socket, family: u8) -> Result<bool, Error> {
-    let mut request = Request::new(
-        "get nft table",
-        NFT_TABLE,
-        abi::GET_TABLE,
-        0,
-        &header(family),
-    );
-    request.body.put_str(abi::table::NAME, NFT_TABLE);
+/// Family and name.
+type Table = (u8, &'static str);
+
+fn version(socket: &mut Socket, (family, name): Table) -> Result<bool, Error> {
+    let mut request = Request::new("get nft table", name, abi::GET_TABLE, 0, &header(family));
+    request.body.put_str(abi::table::NAME, name);
     let mut same = false;
     socket.ask(request, |reply| same |= is_this_version(reply))?;
     Ok(same)
@@ -69,18 +66,11 @@ pub(super) struct ChainShape {
     policy: Option<u32>,
 }
 
-fn chains(socket: &mut Socket, family: u8) -> Result<bool, Error> {
-    let request = Request::new(
-        "list nft chains",
-        NFT_TABLE,
-        abi::GET_CHAIN,
-        0,
-        &header(family),
-    );
-    let mut found = socket.dump(&request, chain)?;
-    let mut wanted: Vec<_> = CHAINS
-        .iter()
-        .filter(|chain| chain.family == family)
+fn chains(socket: &mut Socket, table: Table) -> Result<bool, Error> {
+    let (family, name) = table;
+    let request = Request::new("list nft chains", name, abi::GET_CHAIN, 0, &header(family));
+    let mut found = socket.dump(&request, |reply| chain(reply, name))?;
+    let mut wanted: Vec<_> = chains_of(table)
         .map(|chain| ChainShape {
             name: chain.name.to_owned(),
             kind: Some(chain.kind.to_owned()),
@@ -94,8 +84,12 @@ fn chains(socket: &mut Socket, family: u8) -> Result<bool, Error> {
     Ok(found == wanted)
 }
 
-pub(super) fn chain(reply: &Reply<'_>) -> Option<ChainShape> {
-    let attributes = ours(reply, abi::chain::TABLE)?;
+fn chains_of((family, name): Table) -> impl Iterator<Item = &'static fixed::Chain> {
+    fixed::chains().filter(move |chain| (chain.family, chain.table) == (family, name))
+}
+
+pub(super) fn chain(reply: &Reply<'_>, table: &str) -> Option<ChainShape> {
+    let attributes = of(reply, abi::chain::TABLE, table)?;
     let hook = attributes.inside(abi::chain::HOOK);
     Some(ChainShape {
         name: attributes.value(abi::chain::NAME).and_then(text)?,
@@ -107,38 +101,28 @@ pub(super) fn chain(reply: &Reply<'_>) -> Option<ChainShape> {
 }
 
 /// Chain by chain the comments and the names of the expressions of its rules, in order.
-fn rules(socket: &mut Socket, family: u8) -> Result<bool, Error> {
-    let mut request = Request::new(
-        "list nft rules",
-        NFT_TABLE,
-        abi::GET_RULE,
-        0,
-        &header(family),
-    );
-    request.body.put_str(abi::rule::TABLE, NFT_TABLE);
-    let found = socket.dump(&request, rule)?;
-    let count: usize = CHAINS
-        .iter()
-        .filter(|chain| chain.family == family)
-        .map(|chain| chain.rules.len())
-        .sum();
-    let same = |chain: &super::fixed::Chain| {
+fn rules(socket: &mut Socket, table: Table) -> Result<bool, Error> {
+    let (family, name) = table;
+    let mut request = Request::new("list nft rules", name, abi::GET_RULE, 0, &header(family));
+    request.body.put_str(abi::rule::TABLE, name);
+    let found = socket.dump(&request, |reply| rule(reply, name))?;
+    let count: usize = chains_of(table).map(|chain| chain.rules.len()).sum();
+    let same = |chain: &fixed::Chain| {
         found
             .iter()
             .filter(|(name, ..)| name == chain.name)
             .map(|(_, comment, names)| (comment.as_deref(), names))
             .eq_by_rule(chain)
     };
-    Ok(found.len() == count
-        && CHAINS
-            .iter()
-            .filter(|chain| chain.family == family)
-            .all(same))
+    Ok(found.len() == count && chains_of(table).all(same))
 }
 
 /// Of a rule: its chain, its comment, the names of its expressions.
-pub(super) fn rule(reply: &Reply<'_>) -> Option<(String, Option<String>, Vec<String>)> {
-    let attributes = ours(reply, abi::rule::TABLE)?;
+pub(super) fn rule(
+    reply: &Reply<'_>,
+    table: &str,
+) -> Option<(String, Option<String>, Vec<String>)> {
+    let attributes = of(reply, abi::rule::TABLE, table)?;
     let expressions = attributes.inside(abi::rule::EXPRESSIONS);
     let names: Vec<_> = expressions
         .filter_map(|(_, elem)| Attributes(elem).value(1).and_then(text))
@@ -153,11 +137,11 @@ pub(super) fn rule(reply: &Reply<'_>) -> Option<(String, Option<String>, Vec<Str
 }
 
 trait EqByRule {
-    fn eq_by_rule(self, chain: &super::fixed::Chain) -> bool;
+    fn eq_by_rule(self, chain: &fixed::Chain) -> bool;
 }
 
 impl<'a, I: Iterator<Item = (Option<&'a str>, &'a Vec<String>)>> EqByRule for I {
-    fn eq_by_rule(self, chain: &super::fixed::Chain) -> bool {
+    fn eq_by_rule(self, chain: &fixed::Chain) -> bool {
         let wanted = chain.rules.iter().map(|rule| {
             (
                 Some(rule.comment),
@@ -172,20 +156,14 @@ impl<'a, I: Iterator<Item = (Option<&'a str>, &'a Vec<String>)>> EqByRule for I 
     }
 }
 
-fn sets(socket: &mut Socket) -> Result<bool, Error> {
-    let mut request = Request::new(
-        "list nft sets",
-        NFT_TABLE,
-        abi::GET_SET,
-        0,
-        &header(abi::INET),
-    );
-    request.body.put_str(abi::set::TABLE, NFT_TABLE);
-    let mut found = socket.dump(&request, set)?;
-    let mut wanted: Vec<_> = SETS
-        .iter()
+fn sets(socket: &mut Socket, (family, name): Table) -> Result<bool, Error> {
+    let mut request = Request::new("list nft sets", name, abi::GET_SET, 0, &header(family));
+    request.body.put_str(abi::set::TABLE, name);
+    let mut found = socket.dump(&request, |reply| set(reply, name))?;
+    let mut wanted: Vec<_> = fixed::sets()
+        .filter(|set| (abi::INET, set.table) == (family, name))
         .map(|set| {
-            let data_type = set.data.map(|(data_type, _)| data_type);
+            let data_type = set.data.map(|data| data.data_type);
             (
                 set.name.to_owned(),
                 set.flags(),
@@ -203,8 +181,8 @@ fn sets(socket: &mut Socket) -> Result<bool, Error> {
 /// Name, flags, type and length of the key, type of the data.
 type SetShape = (String, u32, Option<u32>, Option<u32>, Option<u32>);
 
-pub(super) fn set(reply: &Reply<'_>) -> Option<SetShape> {
-    let attributes = ours(reply, abi::set::TABLE)?;
+pub(super) fn set(reply: &Reply<'_>, table: &str) -> Option<SetShape> {
+    let attributes = of(reply, abi::set::TABLE, table)?;
     let number = |kind| attributes.value(kind).and_then(be32_of);
     Some((
         attributes.value(abi::set::NAME).and_then(text)?,
@@ -215,8 +193,8 @@ pub(super) fn set(reply: &Reply<'_>) -> Option<SetShape> {
     ))
 }
 
-/// The attributes of a message about something in a table with our name.
-fn ours<'a>(reply: &Reply<'a>, table: u16) -> Option<Attributes<'a>> {
+/// The attributes of a message about something in a table with this name.
+fn of<'a>(reply: &Reply<'a>, kind: u16, table: &str) -> Option<Attributes<'a>> {
     let attributes = reply.attributes(abi::HEADER);
-    (attributes.value(table).and_then(text).as_deref() == Some(NFT_TABLE)).then_some(attributes)
+    (attributes.value(kind).and_then(text).as_deref() == Some(table)).then_some(attributes)
 }

@@ -140,6 +140,14 @@ pub fn check_host(
                     differences.push(format!("source {ip} is not admitted on {name}"));
                 }
             }
+            for (port, to) in &state.host_ports {
+                if nat.host_ports.get(port) != Some(to) {
+                    let (protocol, number) = (port.protocol, port.port);
+                    differences.push(format!(
+                        "host port {protocol} {number} does not lead to {to}"
+                    ));
+                }
+            }
         }
     }
     Ok(differences)

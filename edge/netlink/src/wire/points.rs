@@ -9,7 +9,7 @@ tombolo_failpoint::points! {
     ADD_DOOM_STALE = "add.doom-stale";
     /// Settings of the host end.
     ADD_HOST_SETTINGS = "add.host-settings";
-    /// Sources that the host end lets pass.
+    /// Sources that the host end lets pass, and host ports.
     ADD_SOURCES = "add.sources";
     /// Host end up, neighbours, routes.
     ADD_HOST_END = "add.host-end";
@@ -23,7 +23,9 @@ tombolo_failpoint::points! {
     ADD_POD_SETTINGS = "add.pod-settings";
     /// Pod end up, addresses, routes, neighbours.
     ADD_POD_END = "add.pod-end";
-    /// Sources gone.
+    /// Connections of UDP to where its host ports led before.
+    ADD_STALE_UDP = "add.stale-udp";
+    /// Sources and host ports gone.
     DEL_SOURCES = "del.sources";
     /// Host end down and doomed; routes and neighbours go with that.
     DEL_DOOM_LINK = "del.doom-link";

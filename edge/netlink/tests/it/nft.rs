@@ -1,9 +1,32 @@
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use tombolo_core::datapath::NatState;
+use tombolo_core::datapath::{HostPort, NatState};
+use tombolo_core::types::{Family, HostAddress, Protocol};
 use tombolo_netlink::{Socket, nft};
 
 use crate::support::{in_fresh_netns, run};
+
+/// Of every kind one; the first leads to `to`.
+fn host_ports(to: &str) -> BTreeMap<HostPort, SocketAddr> {
+    let port = |host, protocol, port, to: &str| {
+        let port = HostPort {
+            host,
+            protocol,
+            port,
+        };
+        (port, to.parse().unwrap())
+    };
+    let at = |ip: &str| HostAddress::One(ip.parse().unwrap());
+    let (four, six) = (Family::V4, Family::V6);
+    [
+        port(HostAddress::Any(four), Protocol::Tcp, 80, to),
+        port(HostAddress::Any(six), Protocol::Sctp, 80, "[fd00::5]:8080"),
+        port(at("10.0.0.4"), Protocol::Udp, 53, "10.0.1.5:5353"),
+        port(at("fd00::4"), Protocol::Udp, 53, "[fd00::5]:5353"),
+    ]
+    .into()
+}
 
 fn state() -> NatState {
     NatState {
@@ -23,6 +46,7 @@ fn state() -> NatState {
         .map(|net| net.parse().unwrap())
         .into(),
         snat4: Some((1, Ipv4Addr::new(10, 0, 0, 4))),
+        host_ports: host_ports("10.0.1.5:8080"),
     }
 }
 
@@ -43,7 +67,7 @@ fn what_is_installed_is_observed_and_the_tool_reads_it() {
             "set outs { type iface_index elements = { \"lo\", 3 } }",
             "set ways { type mark . iface_index elements = { 0x0b010000 . \"lo\", 0x0b020000 . 3 } }",
             "type filter hook forward priority filter; policy accept; iifgroup 29805 oif @outs meta mark & 0x0fff0000 . oif != @ways counter packets 0 bytes 0 drop",
-            "map egress4 { type devgroup : mark elements = { 29805 : 0x0b010000 } }",
+            "set egress4 { type devgroup elements = { 29805 } }",
             "map snat4 { type iface_index : ipv4_addr elements = { \"lo\" : 10.0.0.4 } }",
             "set own4 { type iface_index . ipv4_addr elements = { \"lo\" . 10.0.0.4 } }",
             "set vpc4 { type ipv4_addr flags interval elements = { 10.0.0.0/16, 192.168.0.0/24, 192.168.1.0/24, 255.0.0.0/8 } }",
@@ -54,10 +78,32 @@ fn what_is_installed_is_observed_and_the_tool_reads_it() {
             "counter packets 0 bytes 0 drop comment \"spoofed source\"",
             "meta mark set iif map @nics ct state new ct mark & 0x0f000000 != 0x0b000000 ct mark set meta mark",
             "iifgroup 29805 ct direction reply ct mark & 0x0f000000 == 0x0b000000 meta mark set ct mark & 0x0fff0000 accept",
-            "iifgroup 29805 ct direction original ip daddr != @vpc4 meta mark set iifgroup map @egress4",
+            "type filter hook prerouting priority dstnat + 10; policy accept; iifgroup @egress4 ct direction original ip daddr != @vpc4 meta mark set meta mark & 0xfb01ffff | 0x0b010000",
+            "ip daddr 127.0.0.0/8 counter packets 0 bytes 0 drop comment \"for the node's loopback\"",
             "oif . ip saddr != @own4 ip daddr != @vpc4 snat ip to oif map @snat4 fully-random",
         ] {
             // Names of groups and links differ between machines and versions of the tool.
+            assert!(words.contains(wanted), "{wanted}\nis not in\n{text}");
+        }
+        let text = run("nft", "list table inet tombolo-hostports");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for wanted in [
+            "map ports4 { type inet_proto . inet_service : ipv4_addr . inet_service elements = { tcp . 80 : 10.0.1.5 . 8080 } }",
+            "map ports6 { type inet_proto . inet_service : ipv6_addr . inet_service elements = { sctp . 80 : fd00::5 . 8080 } }",
+            "map ports4at { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service elements = { 10.0.0.4 . udp . 53 : 10.0.1.5 . 5353 } }",
+            "map ports6at { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service elements = { fd00::4 . udp . 53 : fd00::5 . 5353 } }",
+            "set self4 { type ipv4_addr . ipv4_addr elements = { 10.0.1.5 . 10.0.1.5 } }",
+            "set self6 { type ipv6_addr . ipv6_addr elements = { fd00::5 . fd00::5 } }",
+            "type nat hook prerouting priority dstnat + 1; policy accept; fib daddr type != local accept comment \"not for this node\" ip daddr 127.0.0.0/8 accept",
+            "dnat ip to ip daddr . meta l4proto . th dport map @ports4at",
+            "dnat ip to meta l4proto . th dport map @ports4 ",
+            "dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports6at",
+            "dnat ip6 to meta l4proto . th dport map @ports6 ",
+            "type nat hook output priority -99; policy accept; fib daddr type != local accept comment \"not for this node\" ip6 daddr ::1 accept",
+            "type nat hook postrouting priority srcnat - 1; policy accept; ip saddr . ip daddr @self4 masquerade",
+            "ip6 saddr . ip6 daddr @self6 masquerade",
+            "ip saddr 127.0.0.0/8 ct status dnat ip daddr != 127.0.0.0/8 masquerade",
+        ] {
             assert!(words.contains(wanted), "{wanted}\nis not in\n{text}");
         }
         let text = run("nft", "list table arp tombolo");
@@ -108,6 +154,22 @@ fn every_change_of_the_fixed_part_is_noticed() {
         let tampers: Vec<(&str, Tamper<'_>)> = vec![
             ("inet table deleted", tool("delete table inet tombolo")),
             ("arp table deleted", tool("delete table arp tombolo")),
+            (
+                "host ports' table deleted",
+                tool("delete table inet tombolo-hostports"),
+            ),
+            (
+                "host ports' chain emptied",
+                tool("flush chain inet tombolo-hostports inward"),
+            ),
+            (
+                "set added beside host ports",
+                tool("add set inet tombolo-hostports mine { type ipv4_addr ; }"),
+            ),
+            (
+                "pods that reach themselves deleted",
+                tool("flush set inet tombolo-hostports self4"),
+            ),
             ("ruleset flushed", tool("flush ruleset")),
             ("chain emptied", tool("flush chain inet tombolo guard")),
             ("arp chain emptied", tool("flush chain arp tombolo input")),
@@ -123,7 +185,7 @@ fn every_change_of_the_fixed_part_is_noticed() {
             ),
             (
                 "derived element deleted",
-                tool("flush map inet tombolo egress4"),
+                tool("flush set inet tombolo egress4"),
             ),
             (
                 "rule deleted",
@@ -183,6 +245,7 @@ fn elements_are_updated_in_place() {
                 .map(|net| net.parse().unwrap())
                 .into(),
             snat4: Some((1, Ipv4Addr::new(10, 0, 0, 40))),
+            host_ports: host_ports("10.0.1.6:8080"),
         };
         let none = NatState {
             snat4: None,
@@ -213,18 +276,18 @@ fn sources_come_and_go_one_by_one() {
         let sources = [(7, v4, 0x0b01_0000), (7, v6, 0x0b01_0000)];
         // No tables: adding fails, removing has nothing to do.
         assert!(
-            nft::add_sources(&mut socket, &sources)
+            nft::add_pod(&mut socket, &sources, &[])
                 .unwrap_err()
                 .is_missing()
         );
-        nft::del_sources(&mut socket, &sources).unwrap();
+        nft::del_pod(&mut socket, &sources, &[]).unwrap();
 
         nft::install(&mut socket, &NatState::default()).unwrap();
-        nft::add_sources(&mut socket, &[]).unwrap();
-        nft::add_sources(&mut socket, &sources).unwrap();
-        nft::add_sources(&mut socket, &sources).unwrap();
+        nft::add_pod(&mut socket, &[], &[]).unwrap();
+        nft::add_pod(&mut socket, &sources, &[]).unwrap();
+        nft::add_pod(&mut socket, &sources, &[]).unwrap();
         let moved = [(7, v4, 0x0b02_0000), (7, v6, 0x0b01_0000)];
-        nft::add_sources(&mut socket, &moved).unwrap();
+        nft::add_pod(&mut socket, &moved, &[]).unwrap();
         let observed = nft::observe(&mut socket).unwrap().unwrap();
         assert_eq!(
             observed.pods4.into_values().collect::<Vec<_>>(),
@@ -236,12 +299,40 @@ fn sources_come_and_go_one_by_one() {
         );
 
         // One of the two is not there.
-        nft::del_sources(&mut socket, &[(7, v4, 0)]).unwrap();
-        nft::del_sources(&mut socket, &sources).unwrap();
+        nft::del_pod(&mut socket, &[(7, v4, 0)], &[]).unwrap();
+        nft::del_pod(&mut socket, &sources, &[]).unwrap();
         assert_eq!(
             nft::observe(&mut socket).unwrap(),
             Some(NatState::default())
         );
+    });
+}
+
+#[test]
+fn host_ports_come_and_go_with_their_pod() {
+    in_fresh_netns("nft_host_ports", || {
+        let mut socket = Socket::netfilter().unwrap();
+        let source = [(7, "10.0.1.5".parse().unwrap(), 0x0b01_0000)];
+        let ports: Vec<_> = host_ports("10.0.1.5:8080").into_iter().collect();
+        nft::del_pod(&mut socket, &source, &ports).unwrap();
+        nft::install(&mut socket, &NatState::default()).unwrap();
+        nft::add_pod(&mut socket, &source, &ports).unwrap();
+        nft::add_pod(&mut socket, &source, &ports).unwrap();
+        let held = |socket: &mut Socket| nft::observe(socket).unwrap().unwrap();
+        assert_eq!(held(&mut socket).host_ports, host_ports("10.0.1.5:8080"));
+        // One that an earlier pod left behind is replaced.
+        let moved: Vec<_> = host_ports("10.0.1.6:8080").into_iter().collect();
+        nft::add_pod(&mut socket, &[], &moved[..1]).unwrap();
+        assert_eq!(held(&mut socket).host_ports, host_ports("10.0.1.6:8080"));
+        // Somebody flushed one: what is left goes all the same.
+        run(
+            "nft",
+            "delete element inet tombolo-hostports ports4 { tcp . 80 }",
+        );
+        nft::del_pod(&mut socket, &source, &ports).unwrap();
+        let pods = moved[..1].iter().map(|(port, to)| (*port, *to));
+        nft::del_pod(&mut socket, &[], &pods.collect::<Vec<_>>()).unwrap();
+        assert_eq!(held(&mut socket), NatState::default());
     });
 }
 

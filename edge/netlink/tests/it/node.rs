@@ -153,6 +153,7 @@ impl Node {
             key: key(container),
             host_ifindex: 0,
             addresses,
+            host_ports: Vec::new(),
             mtu: MTU,
         };
         let nics = self.input.nics.clone();

@@ -33,6 +33,14 @@ fn nic() -> Nic {
     }
 }
 
+fn belongings(host_ifindex: Option<u32>, ips: &[IpAddr]) -> wire::Belongings {
+    wire::Belongings {
+        host_ifindex,
+        ips: ips.to_vec(),
+        ..wire::Belongings::default()
+    }
+}
+
 fn desired(container: &str, host_ifindex: u32, ips: &[&str]) -> EndpointState {
     let address = |ip: &&str| EndpointAddress {
         ip: ip.parse().unwrap(),
@@ -44,6 +52,7 @@ fn desired(container: &str, host_ifindex: u32, ips: &[&str]) -> EndpointState {
             key: key(container),
             host_ifindex,
             addresses,
+            host_ports: Vec::new(),
             mtu: MTU,
         },
         &[nic()],
@@ -282,9 +291,7 @@ fn anothers_interface_and_the_nodes_namespace_are_not_touched() {
             &mut kernel,
             Some(&netns),
             &key("c1"),
-            None,
-            &[],
-            &OwnTable::default(),
+            &belongings(None, &[]),
         )
         .unwrap();
         assert_eq!(netns.run(|| ip("link show eth0").len()).unwrap(), 1);
@@ -310,9 +317,7 @@ fn detaching_frees_the_name_and_removes_all_at_once() {
                 &mut kernel,
                 Some(&netns),
                 &key("c1"),
-                Some(link.host_ifindex),
-                &addresses,
-                &OwnTable::default(),
+                &belongings(Some(link.host_ifindex), &addresses),
             )
             .unwrap();
             assert_eq!(
@@ -342,9 +347,7 @@ fn detaching_frees_the_name_and_removes_all_at_once() {
                 &mut kernel,
                 Some(&netns),
                 &key(container),
-                Some(link.host_ifindex),
-                &addresses,
-                &OwnTable::default(),
+                &belongings(Some(link.host_ifindex), &addresses),
             )
             .unwrap();
         }
@@ -368,9 +371,7 @@ fn detaching_frees_the_name_and_removes_all_at_once() {
             &mut kernel,
             None,
             &key("c3"),
-            Some(link.host_ifindex),
-            &addresses,
-            &OwnTable::default(),
+            &belongings(Some(link.host_ifindex), &addresses),
         )
         .unwrap();
         assert_eq!(
@@ -392,9 +393,7 @@ fn detaching_leaves_the_new_owner_of_an_address_alone() {
             &mut kernel,
             Some(&old),
             &key("c1"),
-            Some(old_link.host_ifindex),
-            &addresses,
-            &OwnTable::default(),
+            &belongings(Some(old_link.host_ifindex), &addresses),
         )
         .unwrap();
         assert_eq!(
@@ -434,9 +433,7 @@ fn the_first_packet_passes_in_both_families_and_directions() {
                     &mut kernel,
                     Some(netns),
                     &key,
-                    Some(link.host_ifindex),
-                    &ips,
-                    &OwnTable::default(),
+                    &belongings(Some(link.host_ifindex), &ips),
                 )
                 .unwrap();
             }

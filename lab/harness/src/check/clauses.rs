@@ -33,6 +33,7 @@ pub enum Clause {
     JournalIsKernelNeighbour,
     JournalIsKernelSource,
     JournalIsHostEnd,
+    JournalIsHostPort,
     JournalIsPodAddress,
     JournalIsEndpoint,
     PodIsEndpoint,
@@ -267,6 +268,26 @@ fn kernel(s: &Snapshot, name: &str, node: &NodeView, found: &mut Vec<Violation>)
         ("source maps", &sources),
         found,
     );
+
+    compare(
+        Clause::JournalIsHostPort,
+        name,
+        ("journal", &node.host_ports),
+        ("maps of host ports", &k.host_ports),
+        found,
+    );
+    let hairpin = |to: &String| {
+        let ip = to.split(' ').next().unwrap_or_default();
+        format!("{ip} {ip}")
+    };
+    let wanted: BTreeSet<String> = node.host_ports.values().map(hairpin).collect();
+    if wanted != k.hairpins {
+        let detail = format!(
+            "pods with host ports {wanted:?}, in the sets {:?}",
+            k.hairpins
+        );
+        found.push(violation(Clause::JournalIsHostPort, name, detail));
+    }
 
     // Route, neighbour and source of one address must name the same host end.
     for (ip, end) in &k.routes {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use super::host_ports;
 use super::snapshot::{CloudNic, EndpointView, EniView, KernelView, NodeView, PodView, Snapshot};
 use crate::http;
 use crate::kubeapi::{Api, text};
@@ -85,7 +86,7 @@ async fn gather_with(lab: &Lab, earlier: Option<&Snapshot>) -> Result<Snapshot> 
             Some(earlier) => earlier.pool.clone(),
             None => pool(node).await?,
         };
-        view.journal = journal(node)?;
+        (view.journal, view.host_ports) = journal(node)?;
         view.kernel = kernel(node)?;
     }
     Ok(snapshot)
@@ -173,9 +174,16 @@ pub async fn pool(node: &Node) -> Result<BTreeMap<IpAddr, (String, String, Strin
     Ok(pool)
 }
 
-fn journal(node: &Node) -> Result<BTreeMap<String, BTreeMap<IpAddr, String>>> {
+/// Addresses and their NICs by key, and host ports.
+type Journal = (
+    BTreeMap<String, BTreeMap<IpAddr, String>>,
+    BTreeMap<String, String>,
+);
+
+fn journal(node: &Node) -> Result<Journal> {
     let dir = node.path("/run/tombolo/journal");
     let mut journal = BTreeMap::new();
+    let mut ports = BTreeMap::new();
     for entry in std::fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))? {
         let path = entry?.path();
         if path.extension().is_none_or(|e| e != "json") {
@@ -203,8 +211,9 @@ fn journal(node: &Node) -> Result<BTreeMap<String, BTreeMap<IpAddr, String>>> {
             );
         }
         journal.insert(key, ips);
+        ports.extend(host_ports::of_journal(&value).with_context(|| path.display().to_string())?);
     }
-    Ok(journal)
+    Ok((journal, ports))
 }
 
 fn kernel(node: &Node) -> Result<KernelView> {
@@ -260,6 +269,7 @@ fn kernel(node: &Node) -> Result<KernelView> {
     for map in ["pods4", "pods6"] {
         sources(&netns, map, &mut view)?;
     }
+    host_ports::of_kernel(&netns, &mut view)?;
     pod_addresses(node, &mut view)?;
     Ok(view)
 }

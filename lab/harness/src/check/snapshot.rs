@@ -83,6 +83,8 @@ pub struct NodeView {
     pub pool: BTreeMap<IpAddr, (String, String, String)>,
     /// Journal: key -> address -> NIC. Entries that are being removed are left out.
     pub journal: BTreeMap<String, BTreeMap<IpAddr, String>>,
+    /// Host ports of the journal's entries: (addresses of the node, protocol, port) -> (address, port) of the pod, as text.
+    pub host_ports: BTreeMap<String, String>,
     /// Kernel.
     pub kernel: KernelView,
 }
@@ -98,6 +100,10 @@ pub struct KernelView {
     pub neighbours: BTreeMap<IpAddr, String>,
     /// Elements of the source maps: address -> (host end, mark).
     pub sources: BTreeMap<IpAddr, (String, u32)>,
+    /// Elements of the maps of host ports, as in [`NodeView::host_ports`].
+    pub host_ports: BTreeMap<String, String>,
+    /// Pods that may reach themselves by a host port: address and address again.
+    pub hairpins: BTreeSet<String>,
     /// Host ends of pods: name.
     pub host_ends: BTreeSet<String>,
     /// Addresses found inside pod namespaces (global scope): address -> namespace's name.

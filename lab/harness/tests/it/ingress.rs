@@ -25,7 +25,7 @@ use crate::support::{
 
 /// An address of each family that a NIC owns and no pod has, once there are. Secondary NICs have no IPv6 address of their own
 /// here: then one that the pool holds in reserve.
-async fn fronts(lab: &Lab, device: u64, pods: &BTreeMap<String, Pod>) -> Result<Vec<IpAddr>> {
+pub async fn fronts(lab: &Lab, device: u64, pods: &BTreeMap<String, Pod>) -> Result<Vec<IpAddr>> {
     let used: Vec<IpAddr> = pods.values().flat_map(|pod| pod.ips.clone()).collect();
     let what = format!("an IPv6 address of eth{device} that no pod has");
     wait_for(&what, Duration::from_secs(10), async || {
@@ -84,7 +84,7 @@ fn plant(
     Ok(())
 }
 
-fn set_rp_filter(node: &Node, value: &str) -> Result<()> {
+pub fn set_rp_filter(node: &Node, value: &str) -> Result<()> {
     let script =
         format!("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo {value} > $f; done");
     let mut command = node.command("sh");
@@ -99,7 +99,7 @@ fn rp_filters(node: &Node) -> Result<Vec<String>> {
     Ok(output(command)?.lines().map(str::to_owned).collect())
 }
 
-async fn spoof_drops(lab: &Lab) -> Result<u64> {
+pub async fn spoof_drops(lab: &Lab) -> Result<u64> {
     let counters =
         tombolo_lab::http::post_unix(&lab.vpc_socket(), "/lab/v1/Counters", &json!({})).await?;
     let total = counters.get("spoof_total").and_then(Value::as_u64);
@@ -134,7 +134,7 @@ async fn scene(lab: &Lab) -> Result<Scene> {
 }
 
 /// One node, whose reserve stays.
-fn topology(name: &str, vms: usize) -> Topology {
+pub fn topology(name: &str, vms: usize) -> Topology {
     let mut topology = Topology::with(name, 1, "t3.medium", vms);
     topology.profile.pool.warm_max = 50;
     topology

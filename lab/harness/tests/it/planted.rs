@@ -91,6 +91,27 @@ fn each_discrepancy_planted_in_a_lab_is_found() {
                 vec!["delete", "element", "inet", "tombolo", "pods4", &element],
             ),
             (
+                Clause::JournalIsHostPort,
+                "nft",
+                vec![
+                    "add",
+                    "element",
+                    "inet",
+                    "tombolo-hostports",
+                    "ports4",
+                    "{ tcp . 22 : 10.0.1.250 . 22 }",
+                ],
+                "nft",
+                vec![
+                    "delete",
+                    "element",
+                    "inet",
+                    "tombolo-hostports",
+                    "ports4",
+                    "{ tcp . 22 }",
+                ],
+            ),
+            (
                 Clause::JournalIsHostEnd,
                 "ip",
                 vec![

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Context;
+use super::sandbox::port_mappings;
 use super::state::PodState;
 use super::worker::{Wanted, Worker};
 
@@ -182,7 +183,11 @@ impl Workers {
         let known = found.is_some();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let mut state = found.unwrap_or_else(|| PodState::new(&uid, namespace, name));
+        let mut state = found.unwrap_or_else(|| {
+            let mut new = PodState::new(&uid, namespace, name);
+            new.port_mappings = port_mappings(&pod);
+            new
+        });
         state.finished |= ended;
         let place = if state.finished {
             None

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use k8s_openapi::api::core::v1::{ContainerPort, Pod};
+use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::state::{PodState, Sandbox};
@@ -160,8 +161,30 @@ fn runtime_conf(context: &Context, pod: &PodState, sandbox: &Sandbox) -> Runtime
         netns: netns.unwrap_or_default(),
         ifname: IFNAME.to_owned(),
         args: cni_args(pod, &sandbox.id),
-        ..RuntimeConf::default()
+        capabilities: capabilities(pod),
     }
+}
+
+fn capabilities(pod: &PodState) -> Map<String, Value> {
+    let ports = pod.port_mappings.clone();
+    let ports = (!ports.is_empty()).then(|| ("portMappings".to_owned(), Value::Array(ports)));
+    ports.into_iter().collect()
+}
+
+/// Host ports of a pod's containers, spelled as containerd does.
+pub fn port_mappings(pod: &Pod) -> Vec<Value> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let one = |port: &ContainerPort| {
+        let host_port = port.host_port.filter(|host_port| *host_port > 0)?;
+        Some(json!({
+            "HostPort": host_port,
+            "ContainerPort": port.container_port,
+            "Protocol": port.protocol.as_deref().unwrap_or("TCP").to_lowercase(),
+            "HostIP": port.host_ip.as_deref().unwrap_or_default(),
+        }))
+    };
+    ports.filter_map(one).collect()
 }
 
 /// What containerd passes, in an order that differs from sandbox to sandbox, as it does there.
@@ -207,9 +230,29 @@ fn addresses(result: &Value, ifname: &str, netns: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    #[test]
+    fn host_ports_are_passed_as_containerd_does() {
+        let ports = json!([
+            { "containerPort": 80 },
+            { "containerPort": 80, "hostPort": 8080 },
+            { "containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "10.0.0.1" },
+        ]);
+        let containers = json!([{ "name": "a" }, { "name": "b", "ports": ports }]);
+        let pod = serde_json::from_value(json!({ "spec": { "containers": containers } })).unwrap();
+        let mut state = PodState::new("u-1", "shop", "web");
+        assert_eq!(capabilities(&state), Map::new());
+        state.port_mappings = port_mappings(&pod);
+        let wanted = json!([
+            { "HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" },
+            { "HostPort": 53, "ContainerPort": 53, "Protocol": "udp", "HostIP": "10.0.0.1" },
+        ]);
+        assert_eq!(
+            Value::from(capabilities(&state)),
+            json!({ "portMappings": wanted })
+        );
+    }
 
     #[test]
     fn arguments_are_those_of_containerd_in_any_order() {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 const VERSION: u32 = 1;
 
@@ -19,6 +20,9 @@ pub struct PodState {
     pub namespace: String,
     pub name: String,
     pub started_at: Timestamp,
+    /// Host ports of its containers, as containerd passes them to plugins.
+    #[serde(default)]
+    pub port_mappings: Vec<Value>,
     /// The sandbox in use or under construction.
     pub sandbox: Option<Sandbox>,
     /// Sandboxes given up whose DEL has not succeeded yet.
@@ -81,6 +85,7 @@ impl PodState {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             started_at: Timestamp::now(),
+            port_mappings: Vec::new(),
             sandbox: None,
             stale: Vec::new(),
             containers: Vec::new(),

@@ -58,9 +58,13 @@ impl Bed {
 
     /// Lets it go on.
     pub fn go_on(&self) {
-        let pid = i32::try_from(self.agent.as_ref().unwrap().child.id()).unwrap();
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    /// Makes the agent stand still.
+    pub fn stop(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        self.stopped();
     }
 
     /// `uninstall` that is killed at a failpoint.
