@@ -424,7 +424,7 @@ async fn killed_at_every_write_of_a_repair() {
             );
             let flush = ["flush", "map", "inet", "tombolo", "pods4"];
             in_netns(&bed.node, "nft", &flush);
-            let flush = ["flush", "map", "inet", "tombolo-hostports", "ports4"];
+            let flush = ["flush", "map", "inet", "tombolo-hostports", "ports4at"];
             in_netns(&bed.node, "nft", &flush);
             bed.launch(&["--failpoint", &order]);
             bed.killed(&order);
