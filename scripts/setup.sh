@@ -14,7 +14,12 @@ needs=(
   "kill procps"                             # processes of the lab
   "sysctl procps"
   "nsenter util-linux"                      # namespaces
-  "/usr/lib/cni/ptp containernetworking-plugins" # the bench's peer
+  "/usr/lib/cni/ptp containernetworking-plugins" # the bench's peer; chains of plugins
+  "containerd containerd"                   # runtimes that nobody here wrote; the lab starts its own
+  "runc runc"
+  "podman podman"
+  "/bin/busybox busybox-static"             # their images are made of it
+  "iptables iptables"                       # portmap and firewall run it
   "kubectl kubernetes-client"               # the lab's API server is asked by a real client
 )
 

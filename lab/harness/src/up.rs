@@ -336,8 +336,11 @@ pub fn install_plugin(lab: &Lab, node: &Node) -> Result<()> {
     fs::copy(lab.topology.binary("tombolo-cni")?, &whole)
         .and_then(|_| fs::rename(&whole, &to))
         .with_context(|| format!("copy the plugin to {}", to.display()))?;
-    let conflist =
-        json!({ "cniVersion": "1.1.0", "name": "tombolo", "plugins": [{ "type": "tombolo-cni" }] });
+    // A runtime that does not know 1.1.0 (containerd 1.6) takes the first, one that does the highest.
+    let conflist = json!({
+        "cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"], "name": "tombolo",
+        "plugins": [{ "type": "tombolo-cni" }],
+    });
     let to = node.path("/run/cni/net.d/10-tombolo.conflist");
     fs::write(&to, serde_json::to_vec_pretty(&conflist)?)
         .with_context(|| format!("write {}", to.display()))
