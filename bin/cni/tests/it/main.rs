@@ -8,5 +8,6 @@ mod bad_input;
 mod fake_agent;
 mod faults;
 mod notes;
+mod payloads;
 mod plugin;
 mod protocol;
