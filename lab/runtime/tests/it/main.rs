@@ -6,6 +6,7 @@
 mod bed;
 mod calls;
 mod faults;
+mod lab;
 mod networks;
 mod podman;
 mod sandboxes;
