@@ -9,15 +9,17 @@ needs=(
   "ip iproute2"                             # asserts on links, routes and rules
   "nft nftables"                            # asserts on our tables
   "tcpdump tcpdump"                         # captures
-  "iptables-legacy iptables"                # rules of others beside ours
+  "iptables-legacy iptables"                # rules of others beside ours; portmap and firewall run it
   "conntrack conntrack"                     # asserts on connections
   "ping iputils-ping"                       # connectivity
   "kill procps"                             # processes of the lab
   "sysctl procps"
   "nsenter util-linux"                      # namespaces
-  "/usr/lib/cni/ptp containernetworking-plugins" # the bench's peer
-  "containerd containerd"                   # takes the image
+  "/usr/lib/cni/ptp containernetworking-plugins" # the bench's peer; chains of plugins
+  "containerd containerd"                   # runtimes that nobody here wrote; the lab starts its own
   "runc runc"
+  "podman podman"
+  "/bin/busybox busybox-static"             # their images are made of it
   "readelf binutils"                        # tells what is static
   "kubectl kubernetes-client"               # the lab's API server is asked by a real client
 )

@@ -101,6 +101,8 @@ if phase compile compile; then
   phase model run_programs '/model test$'
   phase kernel run_programs '/(core|fuzz|edge/[^ ]*|bin/[^ ]*|lab/(vpc|apiserver|runner)|xtask) test$'
   phase lab run_programs '/lab/harness test$'
+  # containerd and podman with the shipped plugin.
+  phase runtime run_programs '/lab/runtime test$'
 fi
 
 printf '\n'

@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::kubeapi::{Api, text};
 use crate::node::in_netns;
 use crate::state::Lab;
-use crate::topology::Topology;
-use crate::{check, demo, node, pods, probe, soak, torture, up};
+use crate::topology::{Runtime, Topology};
+use crate::{check, demo, node, pods, probe, runtime_bench, soak, torture, up};
 
 /// A VPC, a Kubernetes API and nodes on one machine.
 #[derive(Debug, Parser)]
@@ -40,6 +40,9 @@ enum Command {
         /// Number of plain VMs.
         #[arg(long, default_value_t = 1)]
         vms: usize,
+        /// What runs pods.
+        #[arg(long, value_enum, default_value_t)]
+        runtime: Runtime,
         /// Leave everything as it is when bringing up fails.
         #[arg(long)]
         keep: bool,
@@ -109,6 +112,8 @@ enum Command {
     Torture(torture::Args),
     /// Thousands of ADDs and DELs on one node; nothing may grow.
     Soak(soak::Args),
+    /// How long containerd takes for sandboxes with Tombolo, beside Debian's ptp and portmap, taking turns.
+    RuntimeBench(runtime_bench::Args),
     /// The simulated VPC by itself.
     Vpc(tombolo_lab_vpc::Args),
     /// The small API server by itself.
@@ -167,6 +172,7 @@ async fn run_async(command: Command) -> Result<()> {
             nodes,
             instance_type,
             vms,
+            runtime,
             keep,
         } => {
             let topology = match file {
@@ -176,7 +182,10 @@ async fn run_async(command: Command) -> Result<()> {
                     serde_norway::from_str(&yaml)
                         .with_context(|| format!("topology {}", path.display()))?
                 }
-                None => Topology::with(&name, nodes, &instance_type, vms),
+                None => Topology {
+                    runtime,
+                    ..Topology::with(&name, nodes, &instance_type, vms)
+                },
             };
             let lab = up::up(&topology, keep, |line| eprintln!("{line}")).await?;
             println!(
@@ -214,6 +223,7 @@ async fn run_async(command: Command) -> Result<()> {
         Command::Demo { keep } => demo::run(keep).await,
         Command::Torture(args) => torture::command(args).await,
         Command::Soak(args) => soak::command(args).await,
+        Command::RuntimeBench(args) => runtime_bench::command(args).await,
         Command::Vpc(args) => tombolo_lab_vpc::run(args).await,
         Command::Apiserver(args) => tombolo_lab_apiserver::run(args).await,
         Command::Kubelet(args) => tombolo_lab_runner::run_kubelet(args).await,

@@ -9,6 +9,7 @@
 //! | [`check`] | the invariant checker |
 //! | [`demo`] | `make demo` |
 //! | [`torture`], [`soak`] | `make torture`, `make soak` |
+//! | [`runtime_bench`] | sandboxes by containerd, beside another network |
 
 pub mod check;
 pub mod cli;
@@ -21,6 +22,7 @@ pub mod pods;
 pub mod probe;
 pub mod process;
 pub mod residue;
+pub mod runtime_bench;
 pub mod soak;
 pub mod spoof;
 pub mod state;

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tombolo_lab_runtime::Inside;
 
 use crate::process::Process;
 use crate::state::Node;
@@ -85,6 +86,12 @@ impl Node {
     #[must_use]
     pub fn netns(&self) -> String {
         format!("/proc/{}/ns/net", self.holder.pid)
+    }
+
+    /// The node's namespaces, for a runtime.
+    #[must_use]
+    pub fn inside(&self) -> Inside {
+        Inside::of(self.holder.pid)
     }
 
     /// A path inside the node, seen from outside.

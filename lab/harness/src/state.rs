@@ -58,6 +58,9 @@ pub struct Node {
     pub agent: Option<Process>,
     /// The kubelet stand-in.
     pub kubelet: Option<Process>,
+    /// containerd, where pods run in it.
+    #[serde(default)]
+    pub containerd: Option<Process>,
     /// Primary IPv4 address.
     pub address4: Ipv4Addr,
     /// Primary IPv6 address.

@@ -24,8 +24,21 @@ pub struct Topology {
     pub agent_args: Vec<String>,
     /// Further arguments of the operator.
     pub operator_args: Vec<String>,
+    /// What runs pods.
+    pub runtime: Runtime,
     /// Where the binaries are; the directory of this program when absent.
     pub bin_dir: Option<PathBuf>,
+}
+
+/// What runs the pods of a lab's nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Runtime {
+    /// The kubelet stand-in itself: sandboxes as libcni makes them, containers as plain processes.
+    #[default]
+    StandIn,
+    /// containerd, by the Container Runtime Interface.
+    Containerd,
 }
 
 /// One node.
@@ -80,6 +93,7 @@ impl Topology {
             vpc: None,
             agent_args: Vec::new(),
             operator_args: SHORT_WAITS.iter().map(|a| (*a).to_owned()).collect(),
+            runtime: Runtime::default(),
             bin_dir: None,
         }
     }
@@ -107,6 +121,12 @@ impl Topology {
             }
         }
         Ok(())
+    }
+
+    /// The control group of a node's containers.
+    #[must_use]
+    pub fn group(&self, node: &str) -> String {
+        format!("tombolo-lab-{}-{node}", self.name)
     }
 
     /// Path of one of our binaries.

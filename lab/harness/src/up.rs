@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
+use tombolo_lab_runtime::containerd::{self, Cni, Containerd};
 
 use crate::http::post_unix;
 use crate::kubeapi::{Api, text};
 use crate::node::{in_netns, start_holder};
 use crate::process::Process;
 use crate::state::{Lab, Node, Vm};
-use crate::topology::{NodeSpec, Topology};
+use crate::topology::{NodeSpec, Runtime, Topology};
 
 /// The CRDs as users install them.
 const CRDS: [(&str, &str); 4] = [
@@ -248,6 +249,7 @@ async fn start_node(lab: &mut Lab, spec: &NodeSpec) -> Result<Node> {
         holder,
         agent: None,
         kubelet: None,
+        containerd: None,
         address4: address4.context("the node has no IPv4 address")?,
         address6,
         zone: text(&instance, "/zone"),
@@ -258,6 +260,12 @@ async fn start_node(lab: &mut Lab, spec: &NodeSpec) -> Result<Node> {
     };
     write_kubeconfig_in(&node, &lab.api_url_inside)?;
     install_plugin(lab, &node)?;
+    if lab.topology.runtime == Runtime::Containerd {
+        let started = start_containerd(lab, &mut node).await;
+        // Kept at once, as the holder is.
+        lab.services.extend(node.containerd.clone());
+        started?;
+    }
     node.kubelet = Some(start_kubelet(lab, &node)?);
     node.agent = Some(start_agent(lab, &node)?);
     Ok(node)
@@ -298,6 +306,31 @@ pub fn start_agent(lab: &Lab, node: &Node) -> Result<Process> {
     Ok(process)
 }
 
+/// Debian's directory of CNI plugins.
+const PLUGINS: &str = "/usr/lib/cni";
+
+/// Starts containerd in a node and waits until it can run pods.
+async fn start_containerd(lab: &Lab, node: &mut Node) -> Result<()> {
+    if let Some(package) = containerd::missing() {
+        bail!("containerd cannot run here: install Debian's {package}");
+    }
+    let loopback = Path::new(PLUGINS).join("loopback");
+    let to = node.path("/run/cni/bin/loopback");
+    fs::copy(&loopback, &to).with_context(|| {
+        let from = loopback.display();
+        format!("copy {from} (Debian: containernetworking-plugins)")
+    })?;
+    let containerd = Containerd::new(node.inside(), &lab.topology.group(&node.name));
+    containerd.prepare(&Cni::of_the_lab())?;
+    let name = format!("containerd-{}", node.name);
+    node.containerd = Some(Process::spawn(
+        &name,
+        containerd.command(),
+        &lab.log(&name),
+    )?);
+    containerd.ready().await.map(drop)
+}
+
 /// Starts the kubelet stand-in of a node.
 pub fn start_kubelet(lab: &Lab, node: &Node) -> Result<Process> {
     let mut command = node.command(lab.topology.binary("tombolo-lab")?);
@@ -324,6 +357,11 @@ pub fn start_kubelet(lab: &Lab, node: &Node) -> Result<Process> {
         "--cni-conf-dir",
         "/run/cni/net.d",
     ]);
+    if node.containerd.is_some() {
+        let group = format!("/{}", lab.topology.group(&node.name));
+        command.args(["--runtime-endpoint", containerd::SOCKET]);
+        command.args(["--cgroup-parent", &group]);
+    }
     let name = format!("kubelet-{}", node.name);
     Process::spawn(&name, command, &lab.log(&name))
 }
@@ -336,9 +374,11 @@ pub fn install_plugin(lab: &Lab, node: &Node) -> Result<()> {
     fs::copy(lab.topology.binary("tombolo-cni")?, &whole)
         .and_then(|_| fs::rename(&whole, &to))
         .with_context(|| format!("copy the plugin to {}", to.display()))?;
-    let conflist = json!({ "cniVersion": "1.1.0", "name": "tombolo", "plugins": [
-            { "type": "tombolo-cni", "capabilities": { "portMappings": true } },
-        ] });
+    // A runtime that does not know 1.1.0 (containerd 1.6) takes the first, one that does the highest.
+    let conflist = json!({
+        "cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"], "name": "tombolo",
+        "plugins": [{ "type": "tombolo-cni", "capabilities": { "portMappings": true } }],
+    });
     let to = node.path("/run/cni/net.d/10-tombolo.conflist");
     fs::write(&to, serde_json::to_vec_pretty(&conflist)?)
         .with_context(|| format!("write {}", to.display()))
@@ -446,10 +486,17 @@ pub fn down(lab: &Lab) -> Result<()> {
     };
     let grace = Duration::from_secs(5);
     for node in &lab.nodes {
-        for process in [&node.kubelet, &node.agent].into_iter().flatten() {
+        let processes = [&node.kubelet, &node.containerd, &node.agent];
+        for process in processes.into_iter().flatten() {
             note(process.end(grace));
         }
         note(kill_namespace(node));
+    }
+    if lab.topology.runtime == Runtime::Containerd {
+        // Also of a node that did not come up.
+        for node in &lab.topology.nodes {
+            note(containerd::end_group(&lab.topology.group(&node.name)));
+        }
     }
     let (vpc, others): (Vec<_>, Vec<_>) = lab.services.iter().partition(|p| p.name == "vpc");
     for process in others.iter().filter(|p| !p.name.starts_with("holder-")) {

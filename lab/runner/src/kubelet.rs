@@ -1,5 +1,5 @@
 //! A stand-in for the kubelet: registers a node, watches its pods, and runs their containers as plain processes of the
-//! host's file system in network namespaces that the real plugin fills.
+//! host's file system in network namespaces that the real plugin fills; or, where it is given one, in a container runtime.
 //!
 //! ```text
 //!  node    registration, heartbeat, Ready
@@ -14,6 +14,7 @@
 //! Like a kubelet it leaves its pods running when it ends. A container that ended meanwhile has an unknown exit code.
 
 mod command;
+mod cri;
 mod events;
 mod node;
 mod pods;
@@ -79,6 +80,12 @@ pub struct KubeletArgs {
     /// Pods that are started at once. A pod that waits for an address counts: what the node lacks shows at once.
     #[arg(long, default_value_t = 64)]
     pub parallel: usize,
+    /// Socket of a container runtime: pods run as its containers. Absent: as plain processes.
+    #[arg(long)]
+    pub runtime_endpoint: Option<PathBuf>,
+    /// The control group that containers get theirs below.
+    #[arg(long, default_value = "/tombolo-kubelet")]
+    pub cgroup_parent: String,
     /// Seconds between two signs of life.
     #[arg(long, default_value_t = 10)]
     pub heartbeat_seconds: u64,
@@ -96,6 +103,7 @@ impl KubeletArgs {
 struct Context {
     args: KubeletArgs,
     runner: Runner,
+    runtime: Option<cri::Runtime>,
     events: events::Events,
     api: kube::Client,
     slots: Semaphore,
@@ -138,6 +146,7 @@ pub async fn run_kubelet(args: KubeletArgs) -> Result<()> {
     let (stop, stopping) = watch::channel(false);
     let context = Arc::new(Context {
         runner,
+        runtime: cri::Runtime::connect(&args).await?,
         events: events::Events::new(api.clone(), &args.node),
         slots: Semaphore::new(args.parallel),
         api,

@@ -10,5 +10,6 @@ mod fake_agent;
 mod faults;
 mod gc_status;
 mod notes;
+mod payloads;
 mod plugin;
 mod protocol;

@@ -69,7 +69,7 @@ pub async fn heartbeat(context: &Context) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let ready = readiness(&context.args).await;
+        let ready = readiness(context).await;
         let changed = last
             .as_ref()
             .is_none_or(|(before, _)| before.is_ready() != ready.is_ready());
@@ -170,7 +170,15 @@ impl Readiness {
     }
 }
 
-async fn readiness(args: &KubeletArgs) -> Readiness {
+async fn readiness(context: &Context) -> Readiness {
+    let args = &context.args;
+    if let Some(runtime) = &context.runtime {
+        match runtime.network_problem().await {
+            Ok(None) => {}
+            Ok(Some(problem)) => return Readiness::BadConfiguration(problem),
+            Err(error) => return Readiness::BadConfiguration(format!("{error:#}")),
+        }
+    }
     match NetworkList::load_first(&args.cni_conf_dir) {
         Ok(None) => Readiness::NoConfiguration,
         Err(error) => Readiness::BadConfiguration(error.to_string()),

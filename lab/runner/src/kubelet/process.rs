@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::command::Launch;
+use super::cri::Runtime;
 use crate::netns::NamedNetns;
 
 /// A process of ours, or one of an earlier run.
@@ -24,6 +25,10 @@ pub struct Process {
     fd: AsyncFd<OwnedFd>,
     /// Absent for one of an earlier run: its exit code goes to another parent.
     child: Option<Child>,
+    /// The first process of this container: all others end with it, and the runtime has its exit code.
+    container: Option<(Runtime, String)>,
+    /// What the runtime said of the container's end.
+    exit: Option<Ended>,
 }
 
 /// How a process ended.
@@ -83,7 +88,28 @@ impl Process {
             ticks,
             fd,
             child: Some(child),
+            container: None,
+            exit: None,
         })
+    }
+
+    /// The same, known as the first process of a container.
+    #[must_use]
+    pub fn of_container(mut self, runtime: &Runtime, id: &str) -> Self {
+        self.container = Some((runtime.clone(), id.to_owned()));
+        self
+    }
+
+    /// Watches the first process of a container just started. One that ended before it could be watched is an error.
+    pub fn first_of(runtime: &Runtime, started: super::cri::Started) -> Result<Self> {
+        let pid = pid_of(started.pid)?;
+        let ticks = start_ticks(pid).context("read the start time of a container's process")?;
+        let found = match ticks {
+            Some(ticks) => Self::find(started.pid, ticks)?,
+            None => None,
+        };
+        let found = found.with_context(|| format!("container {} ended at once", started.id))?;
+        Ok(found.of_container(runtime, &started.id))
     }
 
     /// Finds a process of an earlier run; `None` where it has ended.
@@ -103,6 +129,8 @@ impl Process {
             ticks,
             fd,
             child: None,
+            container: None,
+            exit: None,
         }))
     }
 
@@ -117,6 +145,17 @@ impl Process {
     /// Waits for its end; what is left of its group is killed then. May be dropped and called again.
     pub async fn ended(&mut self) -> Result<Ended> {
         let _readable = self.fd.readable().await.context("wait for a process")?;
+        if let Some((runtime, id)) = &self.container {
+            let exit = match self.exit {
+                Some(exit) => exit,
+                None => {
+                    let code = runtime.exit_code(id).await?;
+                    *self.exit.insert(code.map_or(Ended::Unknown, Ended::Code))
+                }
+            };
+            runtime.remove(id).await?;
+            return Ok(exit);
+        }
         let Some(child) = &mut self.child else {
             return Ok(Ended::Unknown);
         };
@@ -140,9 +179,15 @@ impl Process {
         }
     }
 
-    /// Kills the whole group.
+    /// Kills the whole group, or the whole container.
     pub fn kill(&self) -> Result<()> {
-        kill_group(self.pid)
+        if self.container.is_none() {
+            return kill_group(self.pid);
+        }
+        match pidfd_send_signal(self.fd.get_ref(), Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno).with_context(|| format!("kill process {:?}", self.pid)),
+        }
     }
 }
 

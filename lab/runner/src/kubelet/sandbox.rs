@@ -19,8 +19,11 @@ const IFNAME: &str = "eth0";
 /// How making a sandbox went.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Attached {
-    /// These are the pod's addresses, IPv4 first.
-    Ready(Vec<String>),
+    /// These are the pod's addresses, IPv4 first. A container runtime has named the namespace itself.
+    Ready {
+        ips: Vec<String>,
+        netns: Option<String>,
+    },
     /// For the event and the condition.
     Failed(String),
     /// The caller's interruption came first; the plugin was killed if it ran.
@@ -38,6 +41,8 @@ impl Sandbox {
             netns,
             attached: false,
             ips: Vec::new(),
+            attempt: 0,
+            in_runtime: false,
         })
     }
 
@@ -57,21 +62,38 @@ impl Sandbox {
     }
 }
 
-/// Makes the namespace and runs ADD.
+/// Makes the namespace and runs ADD, or has the container runtime do so.
 pub async fn attach(
     context: &Arc<Context>,
+    object: &Pod,
     pod: &PodState,
     sandbox: &Sandbox,
     interrupted: impl Future<Output = ()>,
 ) -> Result<Attached> {
-    let Some(name) = sandbox.netns.clone() else {
-        let ips = context
+    let host_ips = || {
+        context
             .args
             .addresses()
             .iter()
             .map(ToString::to_string)
-            .collect();
-        return Ok(Attached::Ready(ips));
+            .collect()
+    };
+    if let Some(runtime) = &context.runtime {
+        // Not interrupted, as with a kubelet: a sandbox that is under way cannot be found yet, and so not be taken down.
+        return Ok(match runtime.run(object, pod, sandbox).await {
+            Ok((None, _)) => Attached::Ready {
+                ips: host_ips(),
+                netns: None,
+            },
+            Ok((netns, ips)) => Attached::Ready { ips, netns },
+            Err(error) => Attached::Failed(format!("Failed to create pod sandbox: {error:#}")),
+        });
+    }
+    let Some(name) = sandbox.netns.clone() else {
+        return Ok(Attached::Ready {
+            ips: host_ips(),
+            netns: None,
+        });
     };
     let cancel = Cancel::new().context("make a cancel handle")?;
     let (shared, handle, rt) = (
@@ -92,7 +114,10 @@ pub async fn attach(
     match outcome.context("the thread of an ADD died")? {
         // The answer came all the same, but nobody wants it any more.
         Ok(_) | Err(_) if was_interrupted => Ok(Attached::Interrupted),
-        Ok(ips) => Ok(Attached::Ready(ips)),
+        Ok(ips) => Ok(Attached::Ready {
+            ips,
+            netns: sandbox.netns.clone(),
+        }),
         Err(message) => Ok(Attached::Failed(message)),
     }
 }
@@ -128,6 +153,9 @@ fn add(
 
 /// Runs DEL and removes the namespace; may be repeated until it succeeds.
 pub async fn detach(context: &Arc<Context>, pod: &PodState, sandbox: &Sandbox) -> Result<()> {
+    if let Some(runtime) = &context.runtime {
+        return runtime.take_down(pod, sandbox).await;
+    }
     let Some(netns) = sandbox.namespace(context) else {
         return Ok(());
     };

@@ -31,6 +31,9 @@ pub struct PodState {
     pub containers: Vec<ContainerState>,
     /// The pod has come to its end and only waits to be deleted.
     pub finished: bool,
+    /// Sandboxes planned so far.
+    #[serde(default)]
+    pub attempts: u32,
 }
 
 /// A sandbox: a namespace and, once `attached`, addresses in it.
@@ -43,6 +46,12 @@ pub struct Sandbox {
     pub attached: bool,
     /// IPv4 first.
     pub ips: Vec<String>,
+    /// Which of the pod's sandboxes this is: with a container runtime, its name there.
+    #[serde(default)]
+    pub attempt: u32,
+    /// A container runtime may hold it, also where it has no namespace of its own.
+    #[serde(default)]
+    pub in_runtime: bool,
 }
 
 /// What is known of a container.
@@ -90,6 +99,7 @@ impl PodState {
             stale: Vec::new(),
             containers: Vec::new(),
             finished: false,
+            attempts: 0,
         }
     }
 
@@ -165,6 +175,8 @@ mod tests {
             netns,
             attached: true,
             ips,
+            attempt: 0,
+            in_runtime: false,
         });
         state.containers.push(ContainerState {
             name: "c".into(),

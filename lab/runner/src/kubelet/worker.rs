@@ -237,7 +237,12 @@ impl Worker {
             };
             self.state.stale.extend(self.state.sandbox.take());
             self.detach_stale().await?;
-            let sandbox = Sandbox::plan(host_network)?;
+            let sandbox = Sandbox {
+                attempt: self.state.attempts,
+                in_runtime: self.context.runtime.is_some(),
+                ..Sandbox::plan(host_network)?
+            };
+            self.state.attempts += 1;
             self.state.sandbox = Some(sandbox.clone());
             self.save()?;
             self.report(pod, None).await;
@@ -245,11 +250,14 @@ impl Worker {
             let interrupted = async move {
                 let _which_comes_out_later = leaving.await;
             };
-            match sandbox::attach(&self.context, &self.state, &sandbox, interrupted).await? {
-                Attached::Ready(ips) => {
+            let attached =
+                sandbox::attach(&self.context, pod, &self.state, &sandbox, interrupted).await?;
+            match attached {
+                Attached::Ready { ips, netns } => {
                     self.state.sandbox = Some(Sandbox {
                         attached: true,
                         ips,
+                        netns,
                         ..sandbox
                     });
                     self.save()?;
@@ -293,11 +301,9 @@ impl Worker {
     async fn detach_all(&mut self) -> Result<Turn> {
         let mut pause = PAUSE.0;
         loop {
-            let sandboxes = self
-                .state
-                .stale
-                .iter()
-                .chain(self.state.sandbox.iter().filter(|s| s.netns.is_some()));
+            let stands = |sandbox: &&Sandbox| sandbox.netns.is_some() || sandbox.in_runtime;
+            let current = self.state.sandbox.iter().filter(stands);
+            let sandboxes = self.state.stale.iter().chain(current);
             let Some(sandbox) = sandboxes.into_iter().next().cloned() else {
                 return Ok(Turn::Deleted);
             };
@@ -312,6 +318,7 @@ impl Worker {
                     {
                         // Its addresses stay in the status of a pod that ended.
                         current.netns = None;
+                        current.in_runtime = false;
                     }
                     self.save()?;
                     continue;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::time::{Instant, timeout_at};
@@ -71,7 +71,12 @@ impl Worker {
             if live.as_ref().is_some_and(|live| live.process.is_some()) {
                 continue;
             }
-            match (Process::find(running.pid, running.ticks)?, live) {
+            let found = Process::find(running.pid, running.ticks)?;
+            let found = found.map(|process| match &self.context.runtime {
+                Some(runtime) => process.of_container(runtime, &running.id),
+                None => process,
+            });
+            match (found, live) {
                 (Some(process), Some(live)) => live.process = Some(process),
                 // The pod's object is gone, and with it the spec: all that is left to do is to end it.
                 (Some(mut process), None) => {
@@ -136,17 +141,39 @@ impl Worker {
             self.state.namespace, self.state.name, live.spec.name
         );
         let log = self.context.args.state_dir.join("logs").join(file);
-        let started =
-            tokio::task::spawn_blocking(move || process::start(&launch, netns.as_ref(), &log))
-                .await;
+        let (mut id, mut restarts) = (id, self.state.containers[index].restarts);
+        if self.state.containers[index].last_exit.is_some() {
+            restarts += 1;
+        }
+        let started = match &self.context.runtime {
+            None => {
+                let start = move || process::start(&launch, netns.as_ref(), &log);
+                let started = tokio::task::spawn_blocking(start).await;
+                let started = started.context("the thread that starts a container died")?;
+                started.and_then(Process::watch)
+            }
+            Some(runtime) => {
+                let (state, spec) = (&self.state, &self.live[index].spec);
+                let started = match &state.sandbox {
+                    Some(sandbox) => {
+                        runtime
+                            .start(pod, state, sandbox, spec, restarts, &launch)
+                            .await
+                    }
+                    None => bail!("a container without sandbox"),
+                };
+                started.and_then(|started| {
+                    id.clone_from(&started.id);
+                    Process::first_of(runtime, started)
+                })
+            }
+        };
+        let live = &mut self.live[index];
         let state = &mut self.state.containers[index];
         let now = Timestamp::now();
-        if state.last_exit.is_some() {
-            state.restarts += 1;
-        }
-        match started.context("the thread that starts a container died")? {
-            Ok(started) => {
-                let process = Process::watch(started)?;
+        state.restarts = restarts;
+        match started {
+            Ok(process) => {
                 state.running = Some(Running {
                     id,
                     pid: process.pid(),
