@@ -2,13 +2,16 @@
 .DEFAULT_GOAL := test
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: setup build demo test torture soak fuzz model bench lint clean
+.PHONY: setup build image demo test torture soak fuzz model bench lint clean
 
 setup: ## what is missing from apt
 	@scripts/setup.sh
 
 build: setup ## release binaries in target/release
 	@scripts/build.sh
+
+image: build ## all programs as an OCI archive, target/image/tombolo.tar; TAG=name instead of the version
+	@scripts/image.sh $(TARGET)/image/tombolo.tar $(TAG)
 
 demo: build ## the main job from end to end, with tables
 	@$(TARGET)/release/tombolo-lab demo

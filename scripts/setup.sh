@@ -16,6 +16,9 @@ needs=(
   "sysctl procps"
   "nsenter util-linux"                      # namespaces
   "/usr/lib/cni/ptp containernetworking-plugins" # the bench's peer
+  "containerd containerd"                   # takes the image
+  "runc runc"
+  "readelf binutils"                        # tells what is static
   "kubectl kubernetes-client"               # the lab's API server is asked by a real client
 )
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 use tombolo_api::{Eni, NetResourceSet, NetworkProfile, PodEndpoint};
@@ -87,16 +88,24 @@ pub fn generate(root: &Path, check: bool) -> anyhow::Result<()> {
         PodEndpoint::crd(),
     ] {
         let plural = crd.spec.names.plural.clone();
-        let mut value =
-            serde_json::to_value(&crd).with_context(|| format!("serialise the CRD of {plural}"))?;
-        limit(&plural, &mut value)?;
-        refuse_false_properties(&plural, &value)?;
+        let value = with_limits(&crd)?;
         let yaml = serde_norway::to_string(&value)
             .with_context(|| format!("write the CRD of {plural} as YAML"))?;
         let text = format!("# Generated from edge/api by `cargo xtask codegen`.\n{yaml}");
         generated::write(root, &format!("deploy/crds/{plural}.yaml"), &text, check)?;
     }
     Ok(())
+}
+
+/// The definition as it is installed.
+pub fn with_limits(crd: &CustomResourceDefinition) -> anyhow::Result<Value> {
+    let plural = &crd.spec.names.plural;
+    let mut value =
+        serde_json::to_value(crd).with_context(|| format!("serialise the CRD of {plural}"))?;
+    limit(plural, &mut value)?;
+    drop_empty_defaults(&mut value);
+    refuse_false_properties(plural, &value)?;
+    Ok(value)
 }
 
 fn limit(plural: &str, crd: &mut Value) -> anyhow::Result<()> {
@@ -123,6 +132,20 @@ fn limit(plural: &str, crd: &mut Value) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Kubernetes 1.20 takes no empty text as a default, and absence says the same to whoever reads the object.
+fn drop_empty_defaults(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if fields.get("default").and_then(Value::as_str) == Some("") {
+                fields.remove("default");
+            }
+            fields.values_mut().for_each(drop_empty_defaults);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_empty_defaults),
+        _ => {}
+    }
 }
 
 /// A structural schema knows no `additionalProperties: false`: unknown fields are pruned. A CRD with it is refused.

@@ -3,7 +3,10 @@
 #[cfg(test)]
 mod acceptance;
 mod arch;
+mod configuration;
 mod crd;
+#[cfg(test)]
+mod deploy;
 mod generated;
 mod rbac;
 mod rpc;
@@ -36,7 +39,8 @@ fn main() -> anyhow::Result<()> {
         Task::Codegen { check } => {
             rpc::generate(root, check)?;
             crd::generate(root, check)?;
-            rbac::generate(root, check)
+            rbac::generate(root, check)?;
+            configuration::generate(root, check)
         }
     }
 }

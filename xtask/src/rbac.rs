@@ -1,4 +1,4 @@
-//! Generates `deploy/rbac-*.yaml` from one table: who may do what to which objects, and why.
+//! Generates `deploy/base/rbac-*.yaml` from one table: who may do what to which objects, and why.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -126,7 +126,7 @@ const OPERATOR: Subject = Subject {
 /// Writes the files; with `check`, only compares.
 pub fn generate(root: &Path, check: bool) -> anyhow::Result<()> {
     for subject in [AGENT, OPERATOR] {
-        let path = format!("deploy/rbac-{}.yaml", subject.name);
+        let path = format!("deploy/base/rbac-{}.yaml", subject.name);
         generated::write(root, &path, &manifest(&subject)?, check)?;
     }
     Ok(())

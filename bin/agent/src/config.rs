@@ -1,10 +1,11 @@
 //! Command line and environment, validated once. Every part gets what it needs from here and reads nothing else.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tombolo_cni_dir::Conflist;
 
 /// The node agent of Tombolo: address pool, pod wiring, kernel state.
 #[derive(Debug, Parser)]
@@ -39,6 +40,9 @@ pub struct RunArgs {
     /// Address of /metrics, /healthz, /readyz and /debug/state. `none` serves none.
     #[arg(long, env = "TOMBOLO_HTTP", default_value = "127.0.0.1:9810")]
     pub http: String,
+    /// Address of /metrics, /healthz and /readyz alone, for others than this node. `none` serves none.
+    #[arg(long, env = "TOMBOLO_METRICS_LISTEN", default_value = "none")]
+    pub metrics_listen: String,
     /// Takes NICs and addresses from this file (JSON of a NetResourceSet's spec) and uses no Kubernetes at all. Read
     /// again whenever it changes.
     #[arg(long, env = "TOMBOLO_NRS_FILE")]
@@ -46,6 +50,16 @@ pub struct RunArgs {
     /// URL of the API server, without credentials; absent: kubeconfig or the pod's service account.
     #[arg(long, env = "TOMBOLO_API_SERVER")]
     pub api_server: Option<String>,
+    /// Keeps the network configuration in this directory of the runtime, from the moment that pods can be attached. Absent:
+    /// somebody else does.
+    #[arg(long, env = "TOMBOLO_CNI_CONF_DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Name of the network in it.
+    #[arg(long, env = "TOMBOLO_CNI_NETWORK_NAME", default_value = "tombolo")]
+    pub cni_network_name: String,
+    /// Renames configurations of others that runtimes would take before ours. `tombolo uninstall` renames them back.
+    #[arg(long, env = "TOMBOLO_CNI_TAKE_OVER")]
+    pub cni_take_over: bool,
     /// Most pods of this node (the kubelet's maxPods): bounds how many addresses it asks for.
     #[arg(long, env = "TOMBOLO_MAX_PODS", default_value_t = 110)]
     pub max_pods: u32,
@@ -87,10 +101,21 @@ pub struct Config {
     pub run_dir: PathBuf,
     pub socket: PathBuf,
     pub http: Option<SocketAddr>,
+    pub metrics_listen: Option<SocketAddr>,
+    pub cni: Option<Cni>,
     pub max_pods: u32,
     pub resync: Duration,
     pub debounce: Duration,
     pub status_debounce: Duration,
+}
+
+/// What the runtime is to read.
+#[derive(Clone, Debug)]
+pub struct Cni {
+    pub conf_dir: PathBuf,
+    pub conflist: Conflist,
+    /// Whether what stands before ours is renamed.
+    pub take_over: bool,
 }
 
 /// Where NICs and addresses come from.
@@ -116,13 +141,6 @@ impl TryFrom<&RunArgs> for Config {
     type Error = InvalidConfig;
 
     fn try_from(args: &RunArgs) -> Result<Self, InvalidConfig> {
-        let http =
-            match args.http.as_str() {
-                "none" => None,
-                text => Some(text.parse().map_err(|_| {
-                    invalid("http", text, "must be an address with port, or `none`")
-                })?),
-            };
         positive("resync-ms", args.resync_ms)?;
         positive("status-debounce-ms", args.status_debounce_ms)?;
         positive("max-pods", u64::from(args.max_pods))?;
@@ -130,20 +148,53 @@ impl TryFrom<&RunArgs> for Config {
             let value = args.run_dir.to_string_lossy();
             return Err(invalid("run-dir", &value, "must be absolute"));
         }
+        let socket = args.socket.clone();
+        let socket = socket.unwrap_or_else(|| args.run_dir.join("agent.sock"));
         Ok(Self {
             source: source(args)?,
-            socket: args
-                .socket
-                .clone()
-                .unwrap_or_else(|| args.run_dir.join("agent.sock")),
+            cni: cni(args, &socket)?,
+            socket,
             run_dir: args.run_dir.clone(),
-            http,
+            http: listen("http", &args.http)?,
+            metrics_listen: listen("metrics-listen", &args.metrics_listen)?,
             max_pods: args.max_pods,
             resync: Duration::from_millis(args.resync_ms),
             debounce: Duration::from_millis(args.debounce_ms),
             status_debounce: Duration::from_millis(args.status_debounce_ms),
         })
     }
+}
+
+fn listen(field: &'static str, text: &str) -> Result<Option<SocketAddr>, InvalidConfig> {
+    match text {
+        "none" => Ok(None),
+        _ => match text.parse() {
+            Ok(address) => Ok(Some(address)),
+            Err(_) => Err(invalid(
+                field,
+                text,
+                "must be an address with port, or `none`",
+            )),
+        },
+    }
+}
+
+fn cni(args: &RunArgs, socket: &Path) -> Result<Option<Cni>, InvalidConfig> {
+    let Some(conf_dir) = args.cni_conf_dir.clone() else {
+        return Ok(None);
+    };
+    if !conf_dir.is_absolute() {
+        let value = conf_dir.to_string_lossy();
+        return Err(invalid("cni-conf-dir", &value, "must be absolute"));
+    }
+    let name = &args.cni_network_name;
+    let must = "must begin with a letter or a digit and go on with those, '.', '_' and '-'";
+    let conflist = Conflist::new(name, socket);
+    Ok(Some(Cni {
+        conf_dir,
+        conflist: conflist.map_err(|_| invalid("cni-network-name", name, must))?,
+        take_over: args.cni_take_over,
+    }))
 }
 
 fn source(args: &RunArgs) -> Result<Source, InvalidConfig> {
@@ -224,7 +275,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_field() {
-        let cases: [(&[&str], &str); 8] = [
+        let cases: [(&[&str], &str); 11] = [
             (&[], "node-name"),
             (&["--node-name", "Not_A_Name"], "node-name"),
             (
@@ -239,6 +290,25 @@ mod tests {
             (&["--nrs-file", "/x", "--resync-ms", "0"], "resync-ms"),
             (&["--nrs-file", "/x", "--max-pods", "0"], "max-pods"),
             (&["--nrs-file", "/x", "--run-dir", "relative"], "run-dir"),
+            (
+                &["--nrs-file", "/x", "--metrics-listen", "9812"],
+                "metrics-listen",
+            ),
+            (
+                &["--nrs-file", "/x", "--cni-conf-dir", "net.d"],
+                "cni-conf-dir",
+            ),
+            (
+                &[
+                    "--nrs-file",
+                    "/x",
+                    "--cni-conf-dir",
+                    "/d",
+                    "--cni-network-name",
+                    "a b",
+                ],
+                "cni-network-name",
+            ),
         ];
         for (arguments, field) in cases {
             let error = parse(arguments).unwrap_err();

@@ -17,16 +17,30 @@ use crate::error::Error;
 use crate::node::Node;
 use crate::pool::Snapshot;
 
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// This node: everything.
+    Node,
+    /// Others too: not which pod has which address.
+    Others,
+}
+
 /// Serves until the node is gone.
-pub async fn serve(node: Arc<Node>, address: SocketAddr) -> std::io::Result<()> {
+pub async fn serve(
+    node: Arc<Node>,
+    address: SocketAddr,
+    audience: Audience,
+) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    let router = Router::new()
+    let mut router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/debug/state", get(state))
-        .with_state(node);
-    axum::serve(listener, router).await
+        .route("/readyz", get(readyz));
+    if audience == Audience::Node {
+        router = router.route("/debug/state", get(state));
+    }
+    axum::serve(listener, router.with_state(node)).await
 }
 
 struct Failed(Error);

@@ -15,6 +15,7 @@ mod clock;
 mod cluster;
 mod config;
 mod conflicts;
+mod conflist;
 mod detach;
 mod error;
 mod firewall;

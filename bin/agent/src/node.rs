@@ -129,6 +129,8 @@ pub struct Node {
     pub plan: watch::Sender<Option<Arc<Plan>>>,
     pub wired: watch::Sender<Arc<Wired>>,
     pub shortage: watch::Sender<Shortage>,
+    /// Configurations of others that keep the runtime from asking us.
+    pub rivals: watch::Sender<Vec<Problem>>,
     /// Keys whose kernel state is to be removed for good.
     pub doomed: mpsc::UnboundedSender<AttachmentKey>,
     records: Mutex<BTreeMap<AttachmentKey, Record>>,
@@ -160,6 +162,7 @@ impl Node {
             plan: watch::Sender::new(None),
             wired: watch::Sender::new(Arc::new(Wired::default())),
             shortage: watch::Sender::new(Shortage::default()),
+            rivals: watch::Sender::new(Vec::new()),
             doomed,
             records: Mutex::default(),
             orphans: Mutex::default(),

@@ -456,6 +456,7 @@ async fn finish(node: &Arc<Node>, plan: Arc<Plan>, found: Found) -> Result<(), E
     joined
         .problems
         .extend(lost::problem(&node.all_records(), &plan));
+    joined.problems.extend(node.rivals.borrow().iter().cloned());
     let usable: BTreeSet<u16> = joined
         .nics
         .iter()

@@ -17,7 +17,9 @@ use crate::journal::{Journal, Notes};
 use crate::kernels::Kernels;
 use crate::node::Node;
 use crate::spec::{self, Plan};
-use crate::{cluster, http, notes, reaper, restore, resync, rpc, standalone, steps, watch};
+use crate::{
+    cluster, conflist, http, notes, reaper, restore, resync, rpc, standalone, steps, watch,
+};
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -58,8 +60,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 .context("connect to the API server")?;
         }
     }
-    if let Some(address) = node.config.http {
-        let server = http::serve(Arc::clone(&node), address);
+    for (address, audience) in [
+        (node.config.http, http::Audience::Node),
+        (node.config.metrics_listen, http::Audience::Others),
+    ] {
+        let Some(address) = address else { continue };
+        let server = http::serve(Arc::clone(&node), address, audience);
         tokio::spawn(async move {
             if let Err(error) = server.await {
                 error!(%error, %address, "HTTP server");
@@ -81,6 +87,9 @@ async fn serve(node: &Arc<Node>) -> anyhow::Result<()> {
     };
     let listener = rpc::bind(&node.config.socket)?;
     info!(socket = %node.config.socket.display(), ready = node.wired.borrow().is_ready(), "serving");
+    if let Some(cni) = node.config.cni.clone() {
+        tokio::spawn(conflist::run(Arc::clone(node), cni));
+    }
     rpc::serve(Arc::clone(node), listener, stop)
         .await
         .context("serve the plugin")

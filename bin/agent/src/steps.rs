@@ -1,12 +1,16 @@
 //! Every write of the agent by name, so that a test of the shipped binary can end it before or after each
 //! (`--failpoint add.journal-ready.before`) and look at what the next start makes of it. Those that wire a pod are in
-//! `tombolo_netlink::wire`.
+//! `tombolo_netlink::wire`, those of the runtime's directory in `tombolo_cni_dir`.
 
 use tombolo_core::datapath::diff::Op;
 use tombolo_failpoint::{Point, Table, points};
 
 /// All tables of this program.
-pub const TABLES: [Table; 2] = [POINTS, tombolo_netlink::wire::POINTS];
+pub const TABLES: [Table; 3] = [
+    POINTS,
+    tombolo_netlink::wire::POINTS,
+    tombolo_cni_dir::KEEPING,
+];
 
 points! {
     /// The agent's own.

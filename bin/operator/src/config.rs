@@ -98,6 +98,10 @@ pub struct Args {
     #[arg(long, env = "TOMBOLO_IDENTITY")]
     identity: Option<String>,
 
+    /// Which spans and events are logged (`info`, `tombolo_operator=debug`, …).
+    #[arg(long, env = "TOMBOLO_LOG", default_value = "info")]
+    pub log: String,
+
     /// For tests: end or stop the process before or after a write, for example `cloud.create-nic.after`. No variable sets it.
     #[arg(long, hide = true)]
     pub failpoint: Vec<tombolo_failpoint::Order>,

@@ -1,4 +1,5 @@
-//! Metrics and health over HTTP: `/metrics`, `/healthz` (the process serves), `/readyz` (objects and cloud were read).
+//! Metrics and health over HTTP: `/metrics`, `/healthz` (the process serves), `/readyz` (objects and cloud were
+//! read, or another operator leads).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +50,7 @@ async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            "objects or cloud not read yet, or not the leader\n",
+            "objects or cloud not read yet, or no API server\n",
         )
     }
 }

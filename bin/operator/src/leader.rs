@@ -169,10 +169,13 @@ impl Candidate {
         self.above = self.above.max(later);
     }
 
-    /// Waits until the lease is ours, under a term that nobody had before.
-    pub async fn acquire(&mut self) -> Term {
+    /// Waits until the lease is ours, under a term that nobody had before. `stands_by`: whether somebody else has it, as the
+    /// API server just said.
+    pub async fn acquire(&mut self, stands_by: impl Fn(bool)) -> Term {
         loop {
-            let pause = match self.attempt(None).await {
+            let tried = self.attempt(None).await;
+            stands_by(matches!(tried, Ok(Tried::Wait(_))));
+            let pause = match tried {
                 Ok(Tried::Ours(term)) => {
                     self.outdo(term);
                     return term;

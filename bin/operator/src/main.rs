@@ -47,9 +47,11 @@ fn main() -> anyhow::Result<()> {
     }
     let args = Args::parse();
     tombolo_failpoint::arm(args.failpoint.clone(), &steps::TABLES)?;
+    let filter: tracing_subscriber::EnvFilter = args
+        .log
+        .parse()
+        .with_context(|| format!("--log {:?}", args.log))?;
     let config = args.validate()?;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TOMBOLO_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -105,7 +107,7 @@ async fn lead(
     let mut stopped = shutdown.clone();
     loop {
         let term = tokio::select! {
-            term = candidate.acquire() => term,
+            term = candidate.acquire(|stands_by| ready.store(stands_by, Ordering::Relaxed)) => term,
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
         };
         tracing::info!(identity = %config.lease.identity, term = term.0, "leading");

@@ -254,6 +254,19 @@ mod tests {
         NetworkProfile::new(name, serde_json::from_value(spec).unwrap())
     }
 
+    /// deploy/profile is for people to read and to change: it says all, and what is built in.
+    #[test]
+    fn the_profile_in_deploy_is_the_built_in_one() {
+        let manifest = include_str!("../../../deploy/profile/default.yaml");
+        let written: NetworkProfile = serde_norway::from_str(manifest).unwrap();
+        assert_eq!(written.metadata.name.as_deref(), Some(DEFAULT));
+        assert_eq!(written.spec, built_in());
+        let all = serde_json::to_value(built_in()).unwrap();
+        for field in all.as_object().unwrap().keys() {
+            assert!(manifest.contains(&format!("\n  {field}:")), "{field}");
+        }
+    }
+
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs
             .iter()

@@ -1,10 +1,12 @@
-//! The command line. It reads API objects only: what a node's kernel holds is asked on the node, by other tools.
+//! The command line. It reads API objects, and puts on a node what runtimes look for; what a node's kernel holds is asked on
+//! the node, by other tools.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `cluster.rs` | reading objects, each by itself, so that a broken one hides no other |
 //! | `status.rs` `ipam.rs` `eni.rs` | one command each: rows from objects |
 //! | `max_pods.rs` | what a node can address |
+//! | `node.rs` | install and uninstall, on the node |
 //! | `output.rs` | tables, JSON, YAML |
 //! | `lab.rs` | hands over to `tombolo-lab` |
 
@@ -13,6 +15,7 @@ mod eni;
 mod ipam;
 mod lab;
 mod max_pods;
+mod node;
 mod output;
 mod status;
 
@@ -30,7 +33,13 @@ use output::Format;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// For tests: end or stop the process before or after a write, for example `plugin.name.before`. No variable sets it.
+    #[arg(long, hide = true)]
+    failpoint: Vec<tombolo_failpoint::Order>,
 }
+
+/// Failpoints of this program.
+const TABLES: [tombolo_failpoint::Table; 1] = [tombolo_cni_dir::INSTALLING];
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -48,6 +57,10 @@ enum Command {
     Eni(Query),
     /// How many pods a node can address: a value for the kubelet's maxPods.
     MaxPods(max_pods::Args),
+    /// Puts the plugin where this node's runtime looks for it.
+    Install(node::Install),
+    /// Removes what install and the agent put on this node, kernel state included, and gives back what was taken over.
+    Uninstall(node::Uninstall),
     /// A VPC, a Kubernetes API and nodes on this machine: runs `tombolo-lab` with the same arguments.
     #[command(disable_help_flag = true)]
     Lab(lab::Args),
@@ -71,7 +84,10 @@ impl Query {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    if tombolo_failpoint::list_if_asked(std::env::args_os().skip(1), &TABLES) {
+        return ExitCode::SUCCESS;
+    }
+    match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tombolo: {error:#}");
@@ -80,9 +96,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
-    match command {
+fn run(cli: Cli) -> anyhow::Result<()> {
+    tombolo_failpoint::arm(cli.failpoint, &TABLES)?;
+    match cli.command {
         Command::Lab(args) => lab::run(args),
+        Command::Install(args) => node::install(&args),
+        Command::Uninstall(args) => node::uninstall(&args),
         Command::MaxPods(args) if args.needs_no_cluster() => max_pods::of_limits(&args),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -103,5 +122,7 @@ async fn read(command: Command) -> anyhow::Result<()> {
         Command::Eni(query) => eni::run(&cluster, &query).await,
         Command::MaxPods(args) => max_pods::of_node(&cluster, &args).await,
         Command::Lab(args) => lab::run(args),
+        Command::Install(args) => node::install(&args),
+        Command::Uninstall(args) => node::uninstall(&args),
     }
 }

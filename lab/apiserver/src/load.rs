@@ -65,7 +65,11 @@ fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let known = file
             .extension()
             .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
-        if known && file.is_file() {
+        // Says which of the others belong together.
+        let lists = file
+            .file_name()
+            .is_some_and(|name| name == "kustomization.yaml");
+        if known && !lists && file.is_file() {
             all.push(file);
         }
     }

@@ -9,7 +9,10 @@ use super::{Ban, Breach};
 
 /// Edges that may know another edge: whatever two of them share belongs into core. A failpoint ends the process, which
 /// core must not, and speaks to no outside system.
-const EDGE_TO_EDGE: &[(&str, &str)] = &[("edge/netlink", "edge/failpoint")];
+const EDGE_TO_EDGE: &[(&str, &str)] = &[
+    ("edge/netlink", "edge/failpoint"),
+    ("edge/cni-dir", "edge/failpoint"),
+];
 
 /// What any package may use in its tests, and none otherwise.
 const TEST_TOOL: &str = "fuzz";

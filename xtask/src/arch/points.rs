@@ -52,6 +52,8 @@ const WRITES: &[&str] = &[
     "give_name",
     "fs::unlinkat",
     "fs::renameat",
+    "fs::renameat_with",
+    ".write_whole",
     "fs::mkdirat",
     "fs::symlinkat",
     "fs::ftruncate",
@@ -105,6 +107,7 @@ const WRAPPERS: &[(&str, &str)] = &[
     ("edge/netlink/src/wire/stale.rs", "forget_stale_udp"),
     ("edge/netlink/src/wire.rs", "write_unless_no_ipv6"),
     ("edge/netlink/src/wire.rs", "prepare_ipv6"),
+    ("edge/cni-dir/src/files.rs", "write_whole"),
 ];
 
 /// Calls that are named like a write and are none: file, and call as in [`WRITES`].
@@ -126,6 +129,7 @@ const FOLDERS: &[&str] = &[
     "bin/cni/src/",
     "bin/operator/src/",
     "edge/netlink/src/wire",
+    "edge/cni-dir/src/",
 ];
 
 /// Writes of this file that go through no point.

@@ -2,7 +2,7 @@
 //! mind, nothing of what was not promised, all of what was, and ADD and DEL must work again.
 //!
 //! Every test takes the points of its operations from the program itself; a point that its steps do not reach fails it.
-//! Those of `object` need an API server and are in the lab's tests.
+//! Those of `object` need an API server and are in the lab's tests; those of `conf` are in `conflist.rs`.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -14,7 +14,7 @@ use crate::notes::leave;
 /// Addresses a NIC: enough that none is waited for while others rest.
 const ADDRESSES: u8 = 20;
 /// Operations with a test here, and those with one in the lab.
-const HERE: [&str; 14] = [
+const HERE: [&str; 15] = [
     "add",
     "undo",
     "del",
@@ -28,6 +28,7 @@ const HERE: [&str; 14] = [
     "repair",
     "mtu",
     "uninstall",
+    "conf",
     "object",
 ];
 

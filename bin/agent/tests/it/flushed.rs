@@ -379,7 +379,7 @@ async fn a_node_that_nobody_described_yet_has_the_kernels_rules_back() {
         ip(&bed.node, &format!("{family} rule del priority 0"));
     }
     assert_eq!(bed.system_rules(), [] as [Value; 0]);
-    bed.launch_undescribed();
+    let _served = bed.launch_undescribed(&[]);
     wait_until("at its start", || bed.system_rules() == systems);
     for family in ["-4", "-6"] {
         ip(&bed.node, &format!("{family} rule flush"));

@@ -6,6 +6,7 @@
 mod bed;
 mod beside;
 mod boot;
+mod conflist;
 mod failpoints;
 mod flushed;
 mod host_ports;

@@ -107,6 +107,49 @@ const ROWS: &[Row] = &[
             "crd,crds",
         )
     },
+    // What installs the product: kept and shown, and nobody acts on it.
+    Row {
+        status: true,
+        ..plain("apps", "DaemonSet", "daemonsets", "ds")
+    },
+    Row {
+        status: true,
+        ..plain("apps", "Deployment", "deployments", "deploy")
+    },
+    Row {
+        status: true,
+        ..plain(
+            "policy",
+            "PodDisruptionBudget",
+            "poddisruptionbudgets",
+            "pdb",
+        )
+    },
+    Row {
+        namespaced: false,
+        ..plain(
+            "rbac.authorization.k8s.io",
+            "ClusterRole",
+            "clusterroles",
+            "",
+        )
+    },
+    Row {
+        namespaced: false,
+        ..plain(
+            "rbac.authorization.k8s.io",
+            "ClusterRoleBinding",
+            "clusterrolebindings",
+            "",
+        )
+    },
+    plain("rbac.authorization.k8s.io", "Role", "roles", ""),
+    plain(
+        "rbac.authorization.k8s.io",
+        "RoleBinding",
+        "rolebindings",
+        "",
+    ),
     plain("coordination.k8s.io", "Lease", "leases", ""),
     plain("discovery.k8s.io", "EndpointSlice", "endpointslices", ""),
     Row {

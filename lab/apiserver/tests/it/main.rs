@@ -6,6 +6,7 @@
 mod client;
 mod custom;
 mod deletion;
+mod deploy;
 mod fixture;
 mod kube_rs;
 mod kubectl;

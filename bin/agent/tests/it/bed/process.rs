@@ -36,12 +36,13 @@ impl Bed {
         self.spawn(command)
     }
 
-    /// Starts an agent that nobody describes the node to: its API server cannot be reached.
-    pub fn launch_undescribed(&mut self) {
+    /// Starts an agent that nobody describes the node to: its API server cannot be reached. It says when it serves.
+    pub fn launch_undescribed(&mut self, arguments: &[&str]) -> Receiver<()> {
         let mut command = self.command();
         let cluster = ["--node-name", "n", "--api-server", "http://192.0.2.1:6443"];
         command.args(["run", "--http", "none"]).args(cluster);
-        self.spawn(command);
+        command.args(arguments);
+        self.spawn(command)
     }
 
     fn spawn(&mut self, mut command: Command) -> Receiver<()> {
