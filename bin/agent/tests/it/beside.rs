@@ -150,7 +150,7 @@ impl Scene {
     /// A Service on each: a backend in each place, asked from each pod and from the node.
     fn services(&self) -> Vec<Service> {
         let mut all = Vec::new();
-        for family in 0..2 {
+        for family in [0, 1] {
             for (number, backend) in [
                 self.ips[0][family],
                 self.ips[1][family],
