@@ -361,13 +361,20 @@ impl Bed {
             Ok(names(self.inside, JOURNAL)?.is_empty())
         })
         .await?;
-        let ours = spared(&self.lab);
-        let mut left = self.containerd.left(&ours)?;
+        // Shims end a moment after their containers.
+        up::wait_for("nothing to be left of containers", PATIENCE, async || {
+            Ok(self.left_of_containers()?.is_empty())
+        })
+        .await
+        .with_context(|| format!("{:?}", self.left_of_containers()))
+    }
+
+    fn left_of_containers(&self) -> Result<Vec<String>> {
+        let mut left = self.containerd.left(&spared(&self.lab))?;
         // containerd itself, and the group that all its containers shared.
         left.retain(|line| !line.contains("containerd --config"));
         left.retain(|line| !line.ends_with(&self.containerd.cgroup_parent()));
-        ensure!(left.is_empty(), "left of containers: {left:?}");
-        Ok(())
+        Ok(left)
     }
 }
 

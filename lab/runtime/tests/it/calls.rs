@@ -41,7 +41,8 @@ pub fn record(inside: Inside) -> Result<()> {
          n=0\n\
          until {busybox} mkdir {RECORDED}/$n 2>{RECORDED}/errors; do n=$((n + 1)); done\n\
          {busybox} env | {busybox} grep ^CNI_ >{RECORDED}/$n/environment\n\
-         {busybox} cat >{RECORDED}/$n/stdin\n\
+         {busybox} cat >{RECORDED}/$n/partial\n\
+         {busybox} mv {RECORDED}/$n/partial {RECORDED}/$n/stdin\n\
          exec {REAL} <{RECORDED}/$n/stdin\n"
     );
     let plugin = inside.path(PLUGIN);
@@ -49,13 +50,16 @@ pub fn record(inside: Inside) -> Result<()> {
     fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).context("make it executable")
 }
 
-/// All calls so far, in their order.
+/// All calls so far, in their order; without those that are still being written down.
 pub fn calls(inside: Inside) -> Result<Vec<Call>> {
     let mut found = Vec::new();
     for number in 0.. {
         let dir = inside.path(&format!("{RECORDED}/{number}"));
         if !dir.exists() {
             break;
+        }
+        if !dir.join("stdin").exists() {
+            continue;
         }
         found.push(read(&dir).with_context(|| format!("read {}", dir.display()))?);
     }

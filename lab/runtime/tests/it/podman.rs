@@ -38,10 +38,12 @@ fn with_podman(test: &str, name: &str, body: impl AsyncFnOnce(&Podman<'_>) -> Re
         let podman = Podman { lab, inside, group };
         podman.prepare()?;
         let outcome = body(&podman).await;
-        let running = cgroups::processes(&podman.group)?;
+        // What podman started to clean up ends a moment after it.
+        let ended = async || Ok(cgroups::processes(&podman.group)?.is_empty());
+        let ended = up::wait_for("containers to end", PATIENCE, ended).await;
         end_group(&podman.group)?;
         outcome?;
-        ensure!(running.is_empty(), "containers run on: {running:?}");
+        ended?;
         let netns = names(inside, "/run/netns")?;
         ensure!(netns.is_empty(), "namespaces are left: {netns:?}");
         Ok(())
