@@ -14,6 +14,7 @@ mod netns;
 mod note;
 mod result;
 mod steps;
+mod trace;
 mod version;
 
 use std::future::Future;
@@ -56,7 +57,12 @@ fn main() -> ExitCode {
     match run(&mut version) {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(object)) => print(&object, ExitCode::SUCCESS),
-        Err(error) => print(&error.object(version), ExitCode::FAILURE),
+        Err(error) => {
+            if let Some(trace) = trace::of_environment(|name| std::env::var_os(name)) {
+                eprintln!("tombolo-cni: {trace}: {error}");
+            }
+            print(&error.object(version), ExitCode::FAILURE)
+        }
     }
 }
 
