@@ -404,11 +404,14 @@ pub fn answer(record: &Record) -> rpc::Attachment {
             cidr: format!("{}/{length}", address.ip),
             gateway: gateway.clone(),
         });
-        routes.push(rpc::Route {
-            dst: format!("{gateway}/{length}"),
-            gateway: String::new(),
-            table,
-        });
+        // That of IPv6 is a link address, which needs no route.
+        if family == Family::V4 {
+            routes.push(rpc::Route {
+                dst: format!("{gateway}/{length}"),
+                gateway: String::new(),
+                table,
+            });
+        }
         routes.push(rpc::Route {
             dst: any.to_owned(),
             gateway,

@@ -17,6 +17,7 @@ mod ports;
 mod result;
 mod runtime;
 mod steps;
+mod trace;
 mod version;
 
 use std::future::Future;
@@ -66,7 +67,12 @@ fn main() -> ExitCode {
     match run(&mut version) {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(object)) => print(&object, ExitCode::SUCCESS),
-        Err(error) => print(&error.object(version), ExitCode::FAILURE),
+        Err(error) => {
+            if let Some(trace) = trace::of_environment(|name| std::env::var_os(name)) {
+                eprintln!("tombolo-cni: {trace}: {error}");
+            }
+            print(&error.object(version), ExitCode::FAILURE)
+        }
     }
 }
 
