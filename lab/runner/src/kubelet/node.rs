@@ -171,7 +171,6 @@ impl Readiness {
 }
 
 async fn readiness(context: &Context) -> Readiness {
-    let args = &context.args;
     if let Some(runtime) = &context.runtime {
         match runtime.network_problem().await {
             Ok(None) => {}
@@ -179,6 +178,11 @@ async fn readiness(context: &Context) -> Readiness {
             Err(error) => return Readiness::BadConfiguration(format!("{error:#}")),
         }
     }
+    plugin_readiness(&context.args).await
+}
+
+/// What configuration and agent say.
+async fn plugin_readiness(args: &KubeletArgs) -> Readiness {
     match NetworkList::load_first(&args.cni_conf_dir) {
         Ok(None) => Readiness::NoConfiguration,
         Err(error) => Readiness::BadConfiguration(error.to_string()),
@@ -337,20 +341,23 @@ mod tests {
             conf.to_str().unwrap(),
         ];
         let args = args(&words);
-        assert_eq!(readiness(&args).await, Readiness::NoConfiguration);
+        assert_eq!(plugin_readiness(&args).await, Readiness::NoConfiguration);
         std::fs::create_dir(&conf).unwrap();
         std::fs::write(conf.join("10-a.conflist"), "{").unwrap();
         assert!(matches!(
-            readiness(&args).await,
+            plugin_readiness(&args).await,
             Readiness::BadConfiguration(_)
         ));
         std::fs::write(conf.join("10-a.conflist"), r#"{"name":"a","type":"b"}"#).unwrap();
-        assert!(matches!(readiness(&args).await, Readiness::NoAgent(_)));
+        assert!(matches!(
+            plugin_readiness(&args).await,
+            Readiness::NoAgent(_)
+        ));
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        assert_eq!(readiness(&args).await, Readiness::Ready);
+        assert_eq!(plugin_readiness(&args).await, Readiness::Ready);
         drop(listener);
         assert!(
-            !readiness(&args).await.is_ready(),
+            !plugin_readiness(&args).await.is_ready(),
             "a socket that nobody listens on is no agent"
         );
     }
