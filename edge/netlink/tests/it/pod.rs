@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 
 use tombolo_core::datapath::conventions::{DOOMED_LINK_GROUP, POD_LINK_GROUP, POD_TABLE};
-use tombolo_core::datapath::{
-    Endpoint, EndpointAddress, EndpointState, NatState, OwnTable, desired,
-};
+use tombolo_core::datapath::{Endpoint, EndpointAddress, EndpointState, NatState, desired};
 use tombolo_core::types::{Nic, NicId};
 use tombolo_netlink::wire::{self, PodLink, PodSide};
 use tombolo_netlink::{Error, Kernel, Netns, link, nft};
