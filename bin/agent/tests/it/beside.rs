@@ -108,14 +108,14 @@ impl Scene {
     /// Who answers whom, and which address it sees. Nothing in it concerns a Service.
     fn verdicts(&self) -> BTreeMap<String, Option<String>> {
         let mut all = BTreeMap::new();
-        for family in 0..2 {
+        for family in [0, 1] {
             for protocol in PROTOCOLS {
                 let mut cell = |from: &str, netns: &str, to: &str, at: IpAddr, port: u16| {
                     let answer = ask(netns, protocol, SocketAddr::new(at, port));
                     all.insert(format!("{protocol} {from} to {to} at {at}:{port}"), answer);
                 };
                 let parsed = |text: &str| text.parse::<IpAddr>().unwrap();
-                for nic in 0..2 {
+                for nic in [0, 1] {
                     let pod = &self.pods[nic];
                     cell(
                         &pod.id,
@@ -128,7 +128,7 @@ impl Scene {
                     cell(&pod.id, &pod.netns, "node", parsed(OWN[nic][family]), PORT);
                     cell("node", &self.bed.node, "pod", self.ips[nic][family], PORT);
                     cell("vm", &self.bed.fabric, "pod", self.ips[nic][family], PORT);
-                    for side in 0..2 {
+                    for side in [0, 1] {
                         cell(&pod.id, &pod.netns, "vm", parsed(VMS[side][family]), PORT);
                         let own = parsed(OWN[side][family]);
                         cell("vm", &self.bed.fabric, "host port", own, HOST_PORTS[nic]);
@@ -177,7 +177,7 @@ impl Scene {
         for service in services {
             let family = usize::from(service.vip.is_ipv6());
             for protocol in PROTOCOLS {
-                for nic in 0..2 {
+                for nic in [0, 1] {
                     let pod = &self.pods[nic];
                     let what = format!("{kind}: {protocol} {} to {service:?}", pod.id);
                     let to = SocketAddr::new(service.vip, PORT);
