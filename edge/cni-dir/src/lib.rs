@@ -117,12 +117,20 @@ pub fn rivals(conf_dir: &Path) -> Result<Vec<Rival>, Error> {
         if !rivals::is_read(&name) || name == CONFLIST {
             continue;
         }
-        let content = match files::read(&conf_dir.join(&name), MAX_CONF_BYTES) {
+        let path = conf_dir.join(&name);
+        let content = match files::read(&path, MAX_CONF_BYTES) {
             Ok(content) => Ok(content),
-            // Somebody removed it since it was listed.
-            Err(error) if error.is_missing() => continue,
-            // The runtime cannot read it either.
-            Err(error) => Err(error.to_string()),
+            Err(error) => match path.symlink_metadata() {
+                // Somebody removed it since it was listed.
+                Err(_) => continue,
+                // Runtimes pass it over.
+                Ok(metadata) if metadata.is_dir() => continue,
+                // The runtime cannot read it either: a link to nothing, too long, an input/output error.
+                Ok(_) => Err(match std::error::Error::source(&error) {
+                    Some(cause) => format!("{error}: {cause}"),
+                    None => error.to_string(),
+                }),
+            },
         };
         found.extend(rivals::judge(CONFLIST, &name, content));
     }

@@ -183,12 +183,16 @@ fn rivals_are_told_of_and_left_alone() {
     let told: Vec<_> = found.iter().map(|rival| rival.name.as_str()).collect();
     assert_eq!(
         told,
-        ["00-dir.conf", "00-other.conflist", "20-broken.conflist"]
+        [
+            "00-other.conflist",
+            "01-dangling.conf",
+            "20-broken.conflist"
+        ]
     );
     let other = Trouble::TakesOurPlace {
         network: "other".to_owned(),
     };
-    assert_eq!(found[1].trouble, other);
+    assert_eq!(found[0].trouble, other);
     assert!(found[1].is_before() && !found[2].is_before());
     assert_eq!(names(dir.path()), before);
     assert_eq!(rivals(Path::new("/nonexistent")).unwrap(), []);

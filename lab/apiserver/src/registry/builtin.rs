@@ -7,6 +7,7 @@ use super::{Behaviour, Resource};
 /// Name, short names (comma separated) and categories of one built-in kind.
 struct Row {
     group: &'static str,
+    version: &'static str,
     kind: &'static str,
     plural: &'static str,
     short: &'static str,
@@ -48,6 +49,7 @@ const fn plain(
 ) -> Row {
     Row {
         group,
+        version: "v1",
         kind,
         plural,
         short,
@@ -117,6 +119,8 @@ const ROWS: &[Row] = &[
         ..plain("apps", "Deployment", "deployments", "deploy")
     },
     Row {
+        // As Kubernetes has it before 1.21.
+        version: "v1beta1",
         status: true,
         ..plain(
             "policy",
@@ -159,7 +163,7 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// The built-in kinds, all in version v1.
+/// The built-in kinds.
 pub fn resources() -> Vec<Resource> {
     ROWS.iter().map(resource).collect()
 }
@@ -180,7 +184,7 @@ fn resource(row: &Row) -> Resource {
     let in_all = matches!(row.plural, "pods" | "services");
     Resource {
         group: row.group.to_owned(),
-        version: "v1".to_owned(),
+        version: row.version.to_owned(),
         kind: row.kind.to_owned(),
         list_kind: format!("{}List", row.kind),
         plural: row.plural.to_owned(),
