@@ -21,6 +21,7 @@ mod first_syn;
 mod growth;
 mod half_done;
 mod headless;
+mod identity;
 mod ingress;
 mod kills;
 mod leaders;
