@@ -21,8 +21,11 @@ struct Limit {
 enum Kind {
     /// An integer from, to (both included).
     Range(u32, u32),
-    /// A CEL expression on the object, and what to tell whoever breaks it.
+    /// A CEL expression on the object, and what to tell whoever breaks it. Kubernetes 1.20 drops it; the operator says the
+    /// same (`bin/operator/src/profile.rs`, where a test compares the two).
     Cel(&'static str, &'static str),
+    /// A list of so many texts, each of which matches.
+    Texts(u32, &'static str),
 }
 
 /// The least MTU that IPv4 hosts must take (RFC 791), and the greatest that clouds offer.
@@ -41,11 +44,67 @@ const MTU_OF_IPV6: Kind = Kind::Cel(
     "mtu must be at least 1280 where pods have IPv6 (RFC 8200)",
 );
 
+const EXCLUDE: Kind = Kind::Cel(
+    "!has(self.exclude) || self.exclude.size() == 0 || !has(self.enabled) || self.enabled",
+    "exclude is for where translation is enabled",
+);
+const SUBNETS: Kind = Kind::Cel(
+    "!has(self.ids) || self.ids.size() == 0 || !has(self.tags) || self.tags.size() == 0",
+    "ids or tags, not both",
+);
+const LABELS: Kind = Kind::Cel("!('' in self)", "a label has a name");
+
 const LIMITS: &[Limit] = &[
     Limit {
         plural: "networkprofiles",
         field: &[],
         kind: MTU_OF_IPV6,
+    },
+    Limit {
+        plural: "networkprofiles",
+        field: &["nodeSelector"],
+        kind: LABELS,
+    },
+    Limit {
+        plural: "networkprofiles",
+        field: &["pool", "warmMax"],
+        kind: Kind::Range(0, 10_000),
+    },
+    Limit {
+        plural: "networkprofiles",
+        field: &["pool", "coolingSeconds"],
+        kind: Kind::Range(0, 3600),
+    },
+    Limit {
+        plural: "networkprofiles",
+        field: &["pool", "waitSeconds"],
+        kind: Kind::Range(0, 100),
+    },
+    Limit {
+        plural: "networkprofiles",
+        field: &["snat"],
+        kind: EXCLUDE,
+    },
+    Limit {
+        plural: "networkprofiles",
+        field: &["snat", "exclude"],
+        // IPv6 is never translated.
+        kind: Kind::Texts(256, "^[0-9./]+$"),
+    },
+    Limit {
+        plural: "networkprofiles",
+        field: &["subnets"],
+        kind: SUBNETS,
+    },
+    Limit {
+        plural: "networkprofiles",
+        field: &["subnets", "ids"],
+        kind: Kind::Texts(256, "^.+$"),
+    },
+    Limit {
+        plural: "networkprofiles",
+        field: &["securityGroups"],
+        kind: Kind::Texts(16, "^.+$"),
     },
     Limit {
         plural: "networkprofiles",
@@ -128,6 +187,10 @@ fn limit(plural: &str, crd: &mut Value) -> anyhow::Result<()> {
                     "x-kubernetes-validations".to_owned(),
                     json!([{ "rule": rule, "message": message }]),
                 );
+            }
+            Kind::Texts(most, pattern) => {
+                schema.insert("maxItems".to_owned(), most.into());
+                schema["items"]["pattern"] = pattern.into();
             }
         }
     }

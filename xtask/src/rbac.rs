@@ -7,11 +7,17 @@ use crate::generated;
 
 /// Namespace of the operator and the agents.
 const NAMESPACE: &str = "kube-system";
+/// Name of the webhook's Secret, Service and configuration (`deploy/base/webhook.yaml`).
+const WEBHOOK: &str = "tombolo-webhook";
+/// Namespace of Events about nodes and other objects without one.
+const EVENTS: &str = "default";
 
 struct Grant {
     why: &'static str,
     group: &'static str,
     resources: &'static [&'static str],
+    /// Only objects of these names; none: all.
+    names: &'static [&'static str],
     verbs: &'static [&'static str],
 }
 
@@ -19,8 +25,8 @@ struct Subject {
     name: &'static str,
     /// In all namespaces.
     cluster: &'static [Grant],
-    /// In [`NAMESPACE`] only.
-    local: &'static [Grant],
+    /// In one namespace only.
+    local: &'static [(&'static str, &'static [Grant])],
 }
 
 /// What a watch needs: it lists first.
@@ -33,40 +39,34 @@ const AGENT: Subject = Subject {
             why: "its node's NICs and addresses",
             group: "tombolo.dev",
             resources: &["netresourcesets"],
+            names: &[],
             verbs: WATCH,
         },
         Grant {
             why: "status.agent: demand, use, answers to release",
             group: "tombolo.dev",
             resources: &["netresourcesets/status"],
+            names: &[],
             verbs: &["patch"],
         },
         Grant {
             why: "one object for each pod attachment of its node",
             group: "tombolo.dev",
             resources: &["podendpoints"],
+            names: &[],
             verbs: &["create", "delete", "list", "patch", "watch"],
         },
-        Grant {
-            why: "its own node: the start-up taint",
-            group: "",
-            resources: &["nodes"],
-            verbs: &["list", "patch", "watch"],
-        },
-        Grant {
-            why: "its own node: the condition NetworkUnavailable",
-            group: "",
-            resources: &["nodes/status"],
-            verbs: &["patch"],
-        },
-        Grant {
+    ],
+    local: &[(
+        EVENTS,
+        &[Grant {
             why: "what went wrong on its node",
             group: "events.k8s.io",
             resources: &["events"],
+            names: &[],
             verbs: &["create"],
-        },
-    ],
-    local: &[],
+        }],
+    )],
 };
 
 const OPERATOR: Subject = Subject {
@@ -76,51 +76,104 @@ const OPERATOR: Subject = Subject {
             why: "one for each node: plan, adoption, removal; one that somebody else wrote meanwhile is read at once",
             group: "tombolo.dev",
             resources: &["netresourcesets"],
+            names: &[],
             verbs: &["create", "delete", "get", "list", "patch", "watch"],
         },
         Grant {
             why: "one for each NIC; an attempt to make one that is there reads it",
             group: "tombolo.dev",
             resources: &["enis"],
+            names: &[],
             verbs: &["create", "delete", "get", "list", "patch", "watch"],
         },
         Grant {
             why: "conditions; state of NICs",
             group: "tombolo.dev",
             resources: &["netresourcesets/status", "enis/status"],
+            names: &[],
             verbs: &["patch"],
         },
         Grant {
             why: "those of a node whose instance is gone",
             group: "tombolo.dev",
             resources: &["podendpoints"],
+            names: &[],
             verbs: &["delete", "list"],
         },
         Grant {
             why: "which profile a node gets",
             group: "tombolo.dev",
             resources: &["networkprofiles"],
+            names: &[],
             verbs: WATCH,
         },
         Grant {
-            why: "nodes to serve, and their instances",
+            why: "nodes to serve, and their instances; the start-up taint",
             group: "",
             resources: &["nodes"],
-            verbs: WATCH,
+            names: &[],
+            verbs: &["list", "patch", "watch"],
         },
         Grant {
-            why: "full subnets, limits, failures of the cloud",
-            group: "events.k8s.io",
-            resources: &["events"],
-            verbs: &["create"],
+            why: "the condition NetworkUnavailable",
+            group: "",
+            resources: &["nodes/status"],
+            names: &[],
+            verbs: &["patch"],
+        },
+        Grant {
+            why: "the webhook's caBundle",
+            group: "admissionregistration.k8s.io",
+            resources: &["validatingwebhookconfigurations"],
+            names: &[WEBHOOK],
+            verbs: &["get", "patch"],
         },
     ],
-    local: &[Grant {
-        why: "one active operator",
-        group: "coordination.k8s.io",
-        resources: &["leases"],
-        verbs: &["create", "get", "update"],
-    }],
+    local: &[
+        (
+            NAMESPACE,
+            &[
+                Grant {
+                    why: "one active operator",
+                    group: "coordination.k8s.io",
+                    resources: &["leases"],
+                    names: &[],
+                    verbs: &["create"],
+                },
+                Grant {
+                    why: "its lease",
+                    group: "coordination.k8s.io",
+                    resources: &["leases"],
+                    names: &["tombolo-operator"],
+                    verbs: &["get", "update"],
+                },
+                Grant {
+                    why: "the webhook's certificate",
+                    group: "",
+                    resources: &["secrets"],
+                    names: &[WEBHOOK],
+                    verbs: &["get", "update"],
+                },
+                Grant {
+                    why: "on which node an agent is that wants to write",
+                    group: "",
+                    resources: &["pods"],
+                    names: &[],
+                    verbs: &["get"],
+                },
+            ],
+        ),
+        (
+            EVENTS,
+            &[Grant {
+                why: "full subnets, limits, failures of the cloud",
+                group: "events.k8s.io",
+                resources: &["events"],
+                names: &[],
+                verbs: &["create"],
+            }],
+        ),
+    ],
 };
 
 /// Writes the files; with `check`, only compares.
@@ -139,23 +192,32 @@ fn manifest(subject: &Subject) -> Result<String, std::fmt::Error> {
         out,
         "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\n"
     )?;
-    for (kind, grants) in [("ClusterRole", subject.cluster), ("Role", subject.local)] {
+    let cluster = (None, subject.cluster);
+    let local = subject
+        .local
+        .iter()
+        .map(|(namespace, grants)| (Some(*namespace), *grants));
+    for (namespace, grants) in std::iter::once(cluster).chain(local) {
         if grants.is_empty() {
             continue;
         }
-        let metadata = if kind == "Role" {
-            format!("metadata:\n  name: {name}\n  namespace: {NAMESPACE}\n")
-        } else {
-            format!("metadata:\n  name: {name}\n")
+        let (kind, place) = match namespace {
+            None => ("ClusterRole", String::new()),
+            Some(namespace) => ("Role", format!("  namespace: {namespace}\n")),
         };
         let head = |kind: &str| {
-            format!("---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\n{metadata}")
+            format!(
+                "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: {name}\n{place}"
+            )
         };
         writeln!(out, "{}rules:", head(kind))?;
         for grant in grants {
             writeln!(out, "  # {}", grant.why)?;
             writeln!(out, "  - apiGroups: [\"{}\"]", grant.group)?;
             writeln!(out, "    resources: [{}]", grant.resources.join(", "))?;
+            if !grant.names.is_empty() {
+                writeln!(out, "    resourceNames: [{}]", grant.names.join(", "))?;
+            }
             writeln!(out, "    verbs: [{}]", grant.verbs.join(", "))?;
         }
         write!(

@@ -5,13 +5,13 @@
 //!   specification ◀── watch of our NetResourceSet ──▶ node.accept
 //!   status        ──▶ NetResourceSet.status.agent and its Ready condition
 //!   endpoints     ──▶ PodEndpoints of this node
-//!   readiness     ──▶ Node condition NetworkUnavailable, start-up taint
+//!   problems      ──▶ Events
 //! ```
 
 mod client;
 mod endpoints;
 mod events;
-mod readiness;
+mod problems;
 mod specification;
 mod status;
 
@@ -51,7 +51,7 @@ pub async fn start(
     });
     tokio::spawn(specification::run(Arc::clone(&cluster), client.clone()));
     tokio::spawn(status::run(Arc::clone(&cluster), client.clone()));
-    tokio::spawn(endpoints::run(Arc::clone(&cluster), client.clone()));
-    tokio::spawn(readiness::run(cluster, client));
+    tokio::spawn(endpoints::run(Arc::clone(&cluster), client));
+    tokio::spawn(problems::run(cluster));
     Ok(())
 }

@@ -71,8 +71,6 @@ points! {
     OBJECT_ENDPOINT_CREATE = "object.endpoint-create";
     OBJECT_ENDPOINT_REPLACE = "object.endpoint-replace";
     OBJECT_ENDPOINT_DELETE = "object.endpoint-delete";
-    OBJECT_NODE_CONDITION = "object.node-condition";
-    OBJECT_NODE_TAINT = "object.node-taint";
     OBJECT_EVENT = "object.event";
     UNINSTALL_LINKS = "uninstall.links";
     UNINSTALL_STATE = "uninstall.state";

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
 };
@@ -17,6 +19,7 @@ use tombolo_failpoint::Point;
 
 use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::readiness::{self, Wanted};
 use crate::steps;
 
 /// A write (or the read before it) failed.
@@ -55,6 +58,7 @@ impl Error {
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
+    nodes: Api<Node>,
     nrs: Api<NetResourceSet>,
     enis: Api<Eni>,
     objects: Arc<Objects>,
@@ -71,6 +75,7 @@ impl Writer {
     pub fn new(client: Client, objects: Arc<Objects>, metrics: Arc<Metrics>) -> Self {
         let (nrs, enis) = (Api::all(client.clone()), Api::all(client.clone()));
         Self {
+            nodes: Api::all(client.clone()),
             client,
             nrs,
             enis,
@@ -189,6 +194,35 @@ impl Writer {
             .drop_object(&self.nrs, nrs, FINALIZER_NRS, points)
             .await;
         self.done("delete-nrs", &nrs.name_any(), result)
+    }
+
+    /// Writes what a Node is to say of its network.
+    pub async fn write_node(&self, node: &Node, wanted: Wanted) -> Result<(), Error> {
+        let name = node.name_any();
+        // First, since it is written into the version that was seen.
+        if let Some(rest) = wanted.taints {
+            let patch = Patch::Merge(readiness::taint_patch(node, &rest));
+            let params = PatchParams::default();
+            let write = self.nodes.patch(&name, &params, &patch);
+            let result = match steps::NODE_TAINT.during(write).await {
+                // The watch brings the version in between.
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+                other => gone(other.map(drop)),
+            };
+            self.done("remove-start-up-taint", &name, result)?;
+        }
+        if let Some(mut condition) = wanted.condition {
+            let now = json!(Timestamp::now());
+            condition["lastHeartbeatTime"] = now.clone();
+            condition["lastTransitionTime"] = now;
+            // Conditions are merged by type: those of others stay.
+            let patch = json!({ "metadata": { "uid": node.uid() }, "status": { "conditions": [condition] } });
+            let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
+            let write = self.nodes.patch_status(&name, &params, &patch);
+            let result = steps::NODE_CONDITION.during(write).await;
+            self.done("write-node-condition", &name, gone(result.map(drop)))?;
+        }
+        Ok(())
     }
 
     /// Makes an Eni object, or returns the one that is there.

@@ -94,6 +94,17 @@ pub struct Args {
     /// Time between renewals.
     #[arg(long, env = "TOMBOLO_LEASE_RENEW", default_value = "4s", value_parser = duration)]
     lease_renew: Duration,
+    /// Where the admission webhook is served over TLS; absent: not at all, and then nothing keeps an agent from writing
+    /// other nodes' objects (a lab without accounts).
+    #[arg(long, env = "TOMBOLO_WEBHOOK_LISTEN")]
+    webhook_listen: Option<String>,
+    /// Name of the webhook's Secret and Service, in the lease's namespace, and of its ValidatingWebhookConfiguration.
+    #[arg(long, env = "TOMBOLO_WEBHOOK_NAME", default_value = "tombolo-webhook")]
+    webhook_name: String,
+    /// The agents' service account, in the lease's namespace.
+    #[arg(long, env = "TOMBOLO_AGENT_ACCOUNT", default_value = "tombolo-agent")]
+    agent_account: String,
+
     /// Name of this process in the lease; absent: made of the host name and a random word.
     #[arg(long, env = "TOMBOLO_IDENTITY")]
     identity: Option<String>,
@@ -148,6 +159,7 @@ pub struct Config {
     pub leak_age: Millis,
     pub absent_grace: Millis,
     pub lease: LeaseConfig,
+    pub webhook: Option<WebhookConfig>,
 }
 
 /// How the cloud is called.
@@ -178,6 +190,17 @@ pub struct LeaseConfig {
     pub identity: String,
     pub duration: Duration,
     pub renew: Duration,
+}
+
+/// The admission webhook.
+#[derive(Clone, Debug)]
+pub struct WebhookConfig {
+    pub listen: SocketAddr,
+    /// Of the Secret, the Service and the agents.
+    pub namespace: String,
+    pub name: String,
+    /// The agents' service account.
+    pub agent: String,
 }
 
 impl Args {
@@ -260,6 +283,17 @@ impl Args {
                 problem,
             ));
         }
+        let webhook = match &self.webhook_listen {
+            None => None,
+            Some(listen) => Some(WebhookConfig {
+                listen: listen
+                    .parse()
+                    .map_err(|_| invalid("webhook-listen", listen, "is not <address>:<port>"))?,
+                namespace: self.lease_namespace.clone(),
+                name: self.webhook_name,
+                agent: self.agent_account,
+            }),
+        };
         let backoff = BackoffConfig {
             base: millis(self.backoff_base),
             max: millis(self.backoff_max),
@@ -305,6 +339,7 @@ impl Args {
                 duration: self.lease_duration,
                 renew: self.lease_renew,
             },
+            webhook,
         })
     }
 }
@@ -385,6 +420,7 @@ mod tests {
             (&["--cluster", "Demo"], "cluster"),
             (&["--cluster", ""], "cluster"),
             (&["--metrics-listen", "9811"], "metrics-listen"),
+            (&["--webhook-listen", "9443"], "webhook-listen"),
             (&["--api-server", "10.0.0.1:6443"], "api-server"),
             (&["--cloud-rate", "0"], "cloud-rate"),
             (&["--cloud-rate", "NaN"], "cloud-rate"),

@@ -16,6 +16,7 @@ use tombolo_core::eni::Term;
 use crate::leaks;
 use crate::node::Worker;
 use crate::objects::follow;
+use crate::readiness;
 use crate::shared::Shared;
 
 /// Runs until shutdown.
@@ -187,12 +188,12 @@ fn spawn_watches(tasks: &mut JoinSet<()>, shared: &Arc<Shared>, client: &Client)
 }
 
 /// What of a Node we look at.
-fn of_interest(node: &Node) -> (Option<String>, Option<String>, Vec<(String, String)>) {
+fn of_interest(node: &Node) -> impl PartialEq + use<> {
     let provider = node.spec.as_ref().and_then(|spec| spec.provider_id.clone());
-    let labels = node
+    let labels: Vec<_> = node
         .labels()
         .iter()
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
-    (node.uid(), provider, labels)
+    (node.uid(), provider, labels, readiness::of_interest(node))
 }

@@ -1,5 +1,5 @@
-//! Metrics and health over HTTP: `/metrics`, `/healthz` (the process serves), `/readyz` (objects and cloud were
-//! read, or another operator leads).
+//! Metrics and health over HTTP: `/metrics`, `/healthz` (the process serves), `/readyz` (objects and cloud were read, or
+//! another operator leads; and the webhook, where it is on, serves).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +14,30 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 
+/// What `/readyz` goes by.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// It leads and has read objects and cloud, or stands by.
+    pub ready: Arc<AtomicBool>,
+    /// Whether the webhook serves, which every replica does; `None`: it is off.
+    pub webhook: Option<watch::Receiver<bool>>,
+}
+
+impl Health {
+    /// What is missing.
+    fn lacks(&self) -> Option<&'static str> {
+        match &self.webhook {
+            Some(webhook) if !*webhook.borrow() => Some("the webhook has no certificate yet\n"),
+            _ if self.ready.load(Ordering::Relaxed) => None,
+            _ => Some("objects or cloud not read yet, or no API server\n"),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Shared {
     metrics: Arc<Metrics>,
-    ready: Arc<AtomicBool>,
+    health: Health,
 }
 
 /// Serves until shutdown.
@@ -27,14 +47,14 @@ struct Shared {
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
-    ready: Arc<AtomicBool>,
+    health: Health,
     mut shutdown: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))
-        .with_state(Shared { metrics, ready });
+        .with_state(Shared { metrics, health });
     let stopped = async move {
         // An error means that the sender is gone, which is a shutdown too.
         drop(shutdown.wait_for(|stop| *stop).await);
@@ -45,13 +65,13 @@ pub async fn serve(
 }
 
 async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
-    if shared.ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "objects or cloud not read yet, or no API server\n",
-        )
+    match shared.health.lacks() {
+        None => (
+            StatusCode::OK,
+            "ok
+",
+        ),
+        Some(lack) => (StatusCode::SERVICE_UNAVAILABLE, lack),
     }
 }
 
@@ -69,6 +89,28 @@ async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
                 [(header::CONTENT_TYPE, plain)],
                 error.to_string(),
             )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_who_does_what_is_its_to_do() {
+        for (webhook, known, ready) in [
+            (None, false, false),
+            (None, true, true),
+            (Some(false), true, false),
+            (Some(true), false, false),
+            (Some(true), true, true),
+        ] {
+            let health = Health {
+                ready: Arc::new(AtomicBool::new(known)),
+                webhook: webhook.map(|serves| watch::channel(serves).1),
+            };
+            assert_eq!(health.lacks().is_none(), ready, "{webhook:?} {known}");
         }
     }
 }

@@ -15,9 +15,11 @@ mod metrics;
 mod node;
 mod objects;
 mod profile;
+mod readiness;
 mod shared;
 mod steps;
 mod wakers;
+mod webhook;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,10 +73,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("listen on {address} for metrics"))?;
+    let (webhook_ready, webhook_serves) = watch::channel(false);
+    let health = http::Health {
+        ready: Arc::clone(&ready),
+        webhook: config.webhook.as_ref().map(|_| webhook_serves),
+    };
     let server = tokio::spawn(http::serve(
         listener,
         Arc::clone(&metrics),
-        Arc::clone(&ready),
+        health,
         shutdown.clone(),
     ));
     let client = connect(&config).await?;
@@ -89,7 +96,18 @@ async fn run(config: Config) -> anyhow::Result<()> {
         tracing::info!("shutting down");
         stop.send_replace(true);
     });
-    let led = lead(&config, client, &metrics, &ready, shutdown).await;
+    let guard = async {
+        match config.webhook.clone() {
+            Some(webhook) => {
+                let (client, metrics) = (client.clone(), Arc::clone(&metrics));
+                webhook::run(webhook, client, metrics, webhook_ready, shutdown.clone()).await
+            }
+            None => Ok(()),
+        }
+    };
+    let lead = lead(&config, client.clone(), &metrics, &ready, shutdown.clone());
+    // Both end at a shutdown; one that fails ends the other.
+    let led = tokio::try_join!(guard, lead).map(drop);
     signals.abort();
     server.abort();
     led

@@ -47,6 +47,11 @@ pub struct OperationLabels {
     pub result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReviewLabels {
+    pub verdict: &'static str,
+}
+
 /// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -65,6 +70,7 @@ pub struct Metrics {
     pub nodes: Gauge,
     pub leader: Gauge,
     pub leaks: Counter,
+    pub reviews: Family<ReviewLabels, Counter>,
 }
 
 impl Metrics {
@@ -88,6 +94,7 @@ impl Metrics {
             nodes: Gauge::default(),
             leader: Gauge::default(),
             leaks: Counter::default(),
+            reviews: Family::default(),
         };
         let m = &metrics;
         registry.register(
@@ -151,6 +158,11 @@ impl Metrics {
             "leaked_nics_deleted",
             "NICs of this cluster without an object, deleted",
             m.leaks.clone(),
+        );
+        registry.register(
+            "webhook_reviews",
+            "Requests that the admission webhook judged, by verdict",
+            m.reviews.clone(),
         );
         metrics.registry = registry;
         metrics

@@ -11,7 +11,7 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tombolo_api::{Eni, NetResourceSet, NetworkProfile};
+use tombolo_api::{Eni, NetResourceSet, NetworkProfile, WatchBackoff};
 use tombolo_core::types::Reason;
 
 use crate::events::{Events, Subject};
@@ -62,7 +62,7 @@ pub async fn follow<K: Followed>(
     let kind = K::kind(&());
     let resource = ApiResource::erase::<K>(&());
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
-    let stream = watcher(api, watcher::Config::default()).default_backoff();
+    let stream = watcher(api, watcher::Config::default()).backoff(WatchBackoff::default());
     let mut stream = std::pin::pin!(stream);
     // Objects of a list under way; takes the store's place when it is complete.
     let mut listing: Vec<(String, Option<Arc<K>>)> = Vec::new();

@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use tombolo_api::{NetworkProfile, NetworkProfileSpec, ResolvedProfile, SubnetSelector};
+use tombolo_api::{
+    IpFamilies, NetworkProfile, NetworkProfileSpec, ResolvedProfile, SubnetSelector,
+};
 use tombolo_cloud_sim::wire::Subnet;
 
 /// Name of the built-in profile, in force where none selects the node.
 pub const DEFAULT: &str = "default";
 
-/// Least MTU in bytes: IPv6's.
-const MIN_MTU: u32 = 1280;
+/// Least MTU in bytes of IPv4 (RFC 791) and of IPv6 (RFC 8200).
+const MIN_MTU: u32 = 576;
+const MIN_MTU_OF_IPV6: u32 = 1280;
 /// Greatest MTU in bytes of the clouds that we know.
-const MAX_MTU: u32 = 9216;
+const MAX_MTU: u32 = 9500;
 /// Most security groups a NIC takes.
 const MAX_GROUPS: usize = 16;
 /// Longest wait of an ADD in seconds: runtimes give up after two minutes.
@@ -160,8 +163,15 @@ pub fn validate(name: &str, spec: &NetworkProfileSpec) -> Result<(), InvalidProf
             problem,
         ));
     }
-    if let Some(mtu) = spec.mtu.filter(|mtu| !(MIN_MTU..=MAX_MTU).contains(mtu)) {
-        return Err(invalid("mtu", mtu.to_string(), "is not within 1280..=9216"));
+    let (least, problem) = match spec.ip_families {
+        IpFamilies::IPv4 => (MIN_MTU, "is not within 576..=9500"),
+        _ => (
+            MIN_MTU_OF_IPV6,
+            "is not within 1280..=9500 (RFC 8200 where pods have IPv6)",
+        ),
+    };
+    if let Some(mtu) = spec.mtu.filter(|mtu| !(least..=MAX_MTU).contains(mtu)) {
+        return Err(invalid("mtu", mtu.to_string(), problem));
     }
     for (index, range) in spec.snat.exclude.iter().enumerate() {
         if matches!(range, IpNet::V6(_)) {
@@ -310,7 +320,8 @@ mod tests {
                 "spec.pool.waitSeconds",
             ),
             (json!({"mtu": 1279}), "spec.mtu"),
-            (json!({"mtu": 9217}), "spec.mtu"),
+            (json!({"mtu": 9501}), "spec.mtu"),
+            (json!({"mtu": 575, "ipFamilies": "IPv4"}), "spec.mtu"),
             (
                 json!({"snat": {"exclude": ["10.1.0.0/16", "fd00::/8"]}}),
                 "spec.snat.exclude[1]",
@@ -342,6 +353,66 @@ mod tests {
             }
         }
         assert_eq!(validate("default", &built_in()), Ok(()));
+    }
+
+    /// Rules of a definition, each with the place of the object that it is about.
+    fn rules(schema: &serde_json::Value, at: &str, found: &mut Vec<(String, String)>) {
+        let own = schema["x-kubernetes-validations"].as_array();
+        for rule in own.into_iter().flatten() {
+            found.push((at.to_owned(), rule["rule"].as_str().unwrap().to_owned()));
+        }
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            rules(field, &format!("{at}/{name}"), found);
+        }
+    }
+
+    /// Newer API servers refuse by the definition's CEL rules what 1.20 leaves to us.
+    #[test]
+    fn the_rules_of_the_definition_say_what_we_say() {
+        let crd = include_str!("../../../deploy/crds/networkprofiles.yaml");
+        let crd: serde_json::Value = serde_norway::from_str(crd).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut all = Vec::new();
+        rules(&schema["properties"]["spec"], "", &mut all);
+        let mut broken = std::collections::BTreeSet::new();
+        for spec in [
+            json!({}),
+            json!({"pool": {"warmMin": 5, "warmMax": 4}}),
+            json!({"pool": {"warmMax": 2}}),
+            json!({"pool": {"warmMin": 4, "warmMax": 4}}),
+            json!({"mtu": 1279}),
+            json!({"mtu": 1280}),
+            json!({"mtu": 1279, "ipFamilies": "IPv4"}),
+            json!({"mtu": 1279, "ipFamilies": "IPv6"}),
+            json!({"snat": {"enabled": false, "exclude": ["10.1.0.0/16"]}}),
+            json!({"snat": {"enabled": false}}),
+            json!({"snat": {"exclude": ["10.1.0.0/16"]}}),
+            json!({"subnets": {"ids": ["s"], "tags": {"a": "b"}}}),
+            json!({"subnets": {"tags": {"a": "b"}}}),
+            json!({"nodeSelector": {"": "x"}}),
+            json!({"nodeSelector": {"a": "x"}}),
+        ] {
+            let profile = profile("p", spec.clone());
+            // The server fills in the defaults before it asks.
+            let whole = serde_json::to_value(&profile.spec).unwrap();
+            let mut holds = true;
+            for (at, rule) in &all {
+                let Some(of) = whole.pointer(at) else {
+                    continue;
+                };
+                let mut context = cel::Context::default();
+                context.add_variable("self", of).unwrap();
+                let said = cel::Program::compile(rule).unwrap().execute(&context);
+                let said = said.unwrap() == cel::Value::Bool(true);
+                if !said {
+                    broken.insert(rule.clone());
+                }
+                holds &= said;
+            }
+            let ours = validate("p", &profile.spec);
+            assert_eq!(holds, ours.is_ok(), "{spec}: {ours:?}");
+        }
+        assert_eq!(broken.len(), all.len(), "each is broken by a case: {all:?}");
     }
 
     #[test]

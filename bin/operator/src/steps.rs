@@ -28,6 +28,10 @@ points! {
     ENI_DELETE = "eni.delete";
     ENI_LET_GO = "eni.let-go";
     ENDPOINT_DELETE = "endpoint.delete";
+    NODE_CONDITION = "node.condition";
+    NODE_TAINT = "node.taint";
+    WEBHOOK_SECRET = "webhook.secret";
+    WEBHOOK_TRUST = "webhook.trust";
     LEASE_CREATE = "lease.create";
     LEASE_WRITE = "lease.write";
     LEASE_RELEASE = "lease.release";

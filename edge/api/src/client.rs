@@ -1,15 +1,24 @@
-//! A client of the Kubernetes API that reads no more of one answer than an answer can be.
+//! A client of the Kubernetes API that notices a server which is gone, and reads no more of one answer than an answer can be.
+//!
+//! A watch that waits for events sends nothing, so that it would never find out that nobody is there any more: the kernel asks
+//! the other side every few seconds, and a connection that does not answer ends after [`GIVE_UP`].
 //!
 //! A whole answer may have [`MAX_ANSWER`] bytes, and so may each event of a watch, which is a line: a watch itself goes on
 //! for ever. What is longer ends with [`TooLong`], as an answer that broke off would.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use kube::client::ClientBuilder;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::retry::RetryPolicy;
+use kube::client::{ClientBuilder, ConfigExt};
+use tower::retry::RetryLayer;
+use tower::{BoxError, ServiceBuilder};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -25,13 +34,43 @@ pub struct TooLong {
     pub limit: usize,
 }
 
+/// Longest time to connect.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A connection on which nothing was said for so long is asked after.
+const QUIET: Duration = Duration::from_secs(10);
+/// Time between two questions, and how many may stay without answer.
+const ASK: Duration = Duration::from_secs(5);
+const ASK_TIMES: u32 = 3;
+/// Silence, or data not acknowledged, after which a connection is given up: about [`QUIET`] and all questions.
+const GIVE_UP: Duration = Duration::from_secs(25);
+
 /// A client for this configuration.
 ///
 /// # Errors
 /// Where certificates or tokens that it names cannot be used.
 pub fn client(config: kube::Config) -> Result<kube::Client, kube::Error> {
-    let bounds = Bounds { limit: MAX_ANSWER };
-    Ok(ClientBuilder::try_from(config)?.with_layer(&bounds).build())
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_connect_timeout(Some(CONNECT));
+    connector.set_keepalive(Some(QUIET));
+    connector.set_keepalive_interval(Some(ASK));
+    connector.set_keepalive_retries(Some(ASK_TIMES));
+    connector.set_tcp_user_timeout(Some(GIVE_UP));
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .build::<_, kube::client::Body>(connector);
+    let retries = config
+        .default_retry
+        .then(|| RetryLayer::new(RetryPolicy::server_retry()));
+    let service = ServiceBuilder::new()
+        .layer(Bounds { limit: MAX_ANSWER })
+        .layer(config.base_uri_layer())
+        .option_layer(retries)
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
 }
 
 /// Puts [`Bounded`] around every answer.

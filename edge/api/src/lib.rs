@@ -2,6 +2,7 @@
 //! operator's, `status.agent` of NetResourceSet and all of PodEndpoint the agent's, NetworkProfile the user's.
 #![forbid(unsafe_code)]
 
+mod backoff;
 mod client;
 mod eni;
 mod labels;
@@ -10,6 +11,7 @@ mod nrs;
 mod pep;
 mod profile;
 
+pub use backoff::WatchBackoff;
 pub use client::{MAX_ANSWER, TooLong, client};
 pub use eni::*;
 pub use labels::*;

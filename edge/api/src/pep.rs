@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub struct PodEndpointSpec {
     pub node: String,
     pub pod: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pod_uid: String,
     pub network: String,
     pub container_id: String,

@@ -1,5 +1,6 @@
 //! What an object goes through before it is stored: metadata, defaults, what may change, validation.
 
+mod event;
 mod names;
 mod pod;
 
@@ -7,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::error::{ApiError, Cause};
-use crate::event;
+use crate::event::to_core;
 use crate::object::{self, child_mut, map_mut, meta_mut, set_or_remove, stamp, text};
 use crate::registry::{self, Behaviour, Resource};
 
@@ -61,7 +62,7 @@ pub fn incoming(
         )));
     }
     if res.behaviour == Behaviour::NewEvent {
-        body = event::to_core(body);
+        body = to_core(body);
     }
     if !matches!(body.get("metadata"), None | Some(Value::Object(_))) {
         return Err(ApiError::bad_request("metadata is not an object"));
@@ -166,6 +167,12 @@ pub fn update(
     new: &mut Value,
     fields: FieldValidation,
 ) -> Result<Vec<String>, ApiError> {
+    let begins = new["metadata"].get("deletionTimestamp");
+    if !object::deleting(current) && begins.is_some_and(|time| !time.is_null()) {
+        let begins = begins.cloned().unwrap_or_default();
+        let cause = Cause::invalid("metadata.deletionTimestamp", &begins, "field is immutable");
+        return Err(ApiError::invalid(res, object::name(current), &[cause]));
+    }
     restore_metadata(current, new);
     let status = |from: &Value| from.get("status").cloned();
     match target {
@@ -267,6 +274,8 @@ fn check(res: &Resource, object: &Value, current: Option<&Value>) -> Result<(), 
     causes.extend(match (res.behaviour, current) {
         (Behaviour::Pod, None) => pod::check(object),
         (Behaviour::Pod, Some(current)) => pod::check_update(current, object),
+        (Behaviour::Event, None) => event::check(object, false),
+        (Behaviour::NewEvent, None) => event::check(object, true),
         (Behaviour::Definition, _) => registry::validate_crd(object),
         _ => Vec::new(),
     });

@@ -5,7 +5,7 @@ mod strategic;
 use json_patch::PatchOperation;
 use serde_json::Value;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, Cause};
 use crate::http::BODY_LIMIT;
 use crate::registry::{Behaviour, Resource};
 
@@ -24,7 +24,8 @@ impl Patch {
     /// Reads a body by its content type.
     ///
     /// # Errors
-    /// 415 for other types, 400 for a body that is no such patch.
+    /// 415 for other types, 400 for a body that is no such patch, 422 where its operations are unknown or, of a custom
+    /// resource, where it is no object.
     pub fn parse(res: &Resource, content_type: &str, body: &[u8]) -> Result<Self, ApiError> {
         let custom = res.behaviour == Behaviour::Custom;
         let json = || -> Result<Value, ApiError> {
@@ -32,6 +33,10 @@ impl Patch {
                 .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
             if value.is_object() {
                 Ok(value)
+            } else if custom {
+                let problem = "couldn't get version/kind";
+                let cause = Cause::invalid("patch", &value, problem);
+                Err(ApiError::invalid(res, "", &[cause]))
             } else {
                 Err(ApiError::bad_request(
                     "error decoding patch: it is not an object",
@@ -41,9 +46,13 @@ impl Patch {
         match content_type {
             "application/merge-patch+json" => json().map(Self::Merge),
             "application/strategic-merge-patch+json" if !custom => json().map(Self::Strategic),
-            "application/json-patch+json" => serde_json::from_slice(body)
-                .map(Self::Json)
-                .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}"))),
+            "application/json-patch+json" => {
+                let operations: Vec<Value> = serde_json::from_slice(body)
+                    .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+                serde_json::from_value(Value::Array(operations))
+                    .map(Self::Json)
+                    .map_err(|e| unprocessable(&e))
+            }
             _ => Err(ApiError::unsupported_media(if custom {
                 "application/json-patch+json, application/merge-patch+json"
             } else {
@@ -62,14 +71,6 @@ impl Patch {
             Self::Merge(patch) => json_patch::merge(&mut patched, patch),
             Self::Strategic(patch) => strategic::merge(&mut patched, patch),
             Self::Json(patch) => {
-                let refused = |e| ApiError {
-                    code: 422,
-                    reason: "Invalid",
-                    message: format!(
-                        "the server rejected our request due to an error in our request: {e}"
-                    ),
-                    details: Value::Null,
-                };
                 // Copies of copies double with each operation.
                 let mut copied = 0;
                 for operation in &patch.0 {
@@ -82,11 +83,20 @@ impl Patch {
                         }
                     }
                     let one = std::slice::from_ref(operation);
-                    json_patch::patch(&mut patched, one).map_err(refused)?;
+                    json_patch::patch(&mut patched, one).map_err(|e| unprocessable(&e))?;
                 }
             }
         }
         Ok(patched)
+    }
+}
+
+fn unprocessable(error: &dyn std::fmt::Display) -> ApiError {
+    ApiError {
+        code: 422,
+        reason: "Invalid",
+        message: format!("the server rejected our request due to an error in our request: {error}"),
+        details: Value::Null,
     }
 }
 

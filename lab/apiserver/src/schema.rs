@@ -103,6 +103,15 @@ impl Schema {
             let at = format!("{at}.properties[{name}]");
             properties.insert(name.clone(), Self::parse(v, &at)?);
         }
+        // Kubernetes 1.20 takes it for null.
+        if map.get("default").is_some_and(|default| default == "") {
+            let problem = "in body must be of type string: \"null\"";
+            return Err(Cause::invalid(
+                format!("{at}.default"),
+                &Value::Null,
+                problem,
+            ));
+        }
         let list_type = text(schema, "/x-kubernetes-list-type");
         Ok(Self {
             kind: kind(schema, at)?,

@@ -66,6 +66,13 @@ impl Api {
         }
     }
 
+    /// GET of what is no JSON.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        let request = Request::get(path).body(Vec::new())?;
+        let answer = self.client.request_text(request).await;
+        answer.with_context(|| format!("GET {path}"))
+    }
+
     /// The items of a list.
     pub async fn list(&self, path: &str) -> Result<Vec<Value>> {
         let mut list = self.get(path).await?;

@@ -86,6 +86,7 @@ const WRITES: &[&str] = &[
     "api.delete",
     "nrs.replace",
     "nrs.delete",
+    "secrets.replace",
     "enis.replace",
     "enis.delete",
     "write_finalizers",

@@ -8,7 +8,9 @@ use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, Pos
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::time::sleep;
-use tombolo_api::{EndpointIp, EndpointPhase, LABEL_NODE, PodEndpoint, PodEndpointSpec};
+use tombolo_api::{
+    EndpointIp, EndpointPhase, LABEL_NODE, PodEndpoint, PodEndpointSpec, WatchBackoff,
+};
 use tombolo_core::types::Family;
 use tracing::warn;
 
@@ -28,7 +30,7 @@ type Seen = BTreeMap<Id, Option<PodEndpointSpec>>;
 pub async fn run(cluster: Arc<Cluster>, client: Client) {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource::<PodEndpoint>());
     let ours = watcher::Config::default().labels(&format!("{LABEL_NODE}={}", cluster.node_name));
-    let mut stream = std::pin::pin!(watcher(api, ours).default_backoff());
+    let mut stream = std::pin::pin!(watcher(api, ours).backoff(WatchBackoff::default()));
     let mut changed = cluster.node.changed.subscribe();
     let mut seen = Seen::new();
     let mut listing = Seen::new();

@@ -8,7 +8,7 @@ use kube::api::DynamicObject;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use serde_json::Value;
-use tombolo_api::{NetResourceSet, NetResourceSetSpec};
+use tombolo_api::{CONDITION_READY, NetResourceSet, NetResourceSetSpec, WatchBackoff};
 use tombolo_core::types::Reason;
 use tracing::{error, warn};
 
@@ -21,7 +21,7 @@ use crate::node::Shortage;
 pub async fn run(cluster: Arc<Cluster>, client: Client) {
     let api: Api<DynamicObject> = Api::all_with(client, &resource::<NetResourceSet>());
     let ours = watcher::Config::default().fields(&format!("metadata.name={}", cluster.node_name));
-    let mut stream = std::pin::pin!(watcher(api, ours).default_backoff());
+    let mut stream = std::pin::pin!(watcher(api, ours).backoff(WatchBackoff::default()));
     let mut told = None;
     loop {
         match stream.try_next().await {
@@ -107,7 +107,7 @@ fn shortage(object: &Value) -> Shortage {
     let failing = conditions
         .into_iter()
         .flatten()
-        .find(|c| text(c, "status") == "False" && text(c, "type") != super::status::READY);
+        .find(|c| text(c, "status") == "False" && text(c, "type") != CONDITION_READY);
     failing.map_or_else(Shortage::default, |condition| {
         let word = text(condition, "reason");
         Shortage {

@@ -11,7 +11,9 @@ use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use tombolo_api::{AgentStatus, DemandStatus, NetResourceSet, ReleaseAnswer, merge};
+use tombolo_api::{
+    AgentStatus, CONDITION_READY, DemandStatus, NetResourceSet, ReleaseAnswer, merge,
+};
 use tombolo_core::ipam::AddressState;
 use tracing::warn;
 
@@ -20,9 +22,6 @@ use super::{Cluster, RETRY};
 use crate::error::{Error, chain};
 use crate::http::word;
 use crate::steps;
-
-/// The condition that is ours.
-pub const READY: &str = "Ready";
 
 /// Runs as long as the agent.
 pub async fn run(cluster: Arc<Cluster>, client: Client) {
@@ -71,6 +70,8 @@ struct Urgent {
     waiting: u32,
     answers: BTreeMap<String, ReleaseAnswer>,
     nics: usize,
+    /// The operator tells the Node, and pods are scheduled by that.
+    ready: bool,
 }
 
 impl Urgent {
@@ -87,6 +88,7 @@ impl Urgent {
                 .unwrap_or_default(),
             answers: answers(&snapshot.consents),
             nics: cluster.node.wired.borrow().nics.len(),
+            ready: cluster.node.wired.borrow().is_ready(),
         }
     }
 }
@@ -232,13 +234,13 @@ fn conditions(cluster: &Cluster, mut now: Vec<Value>) -> Result<Vec<Value>, serd
         Some(problem) => ("False", problem.reason.word(), problem.message.clone()),
         None => ("True", "Serving", "pods can be attached".to_owned()),
     };
-    let is_ours = |condition: &Value| condition["type"] == READY;
+    let is_ours = |condition: &Value| condition["type"] == CONDITION_READY;
     let old = now.iter().position(is_ours);
     let since = old.map(|at| &now[at]).filter(|old| old["status"] == status);
     let since =
         since.and_then(|old| serde_json::from_value(old["lastTransitionTime"].clone()).ok());
     let ours = serde_json::to_value(Condition {
-        type_: READY.to_owned(),
+        type_: CONDITION_READY.to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
         message,

@@ -25,6 +25,7 @@ use crate::api;
 use crate::clock;
 use crate::inventory::Snapshot;
 use crate::profile::{self, Chosen};
+use crate::readiness;
 use crate::shared::Shared;
 
 /// Wait before a look at things that tell nobody when they change.
@@ -162,11 +163,18 @@ impl Worker {
             return Ok(Next::At(None));
         }
         self.note_reachability();
-        match (node, nrs) {
+        let told = match &node {
+            Some(node) => self.tell_node(node, nrs.as_deref()).await,
+            None => Ok(()),
+        };
+        let next = match (node, nrs) {
             (None, None) => self.remains().await,
             (Some(node), None) => self.join(&node).await,
             (node, Some(nrs)) => self.tend(node.as_deref(), nrs).await,
-        }
+        };
+        // What cannot be told keeps nothing from being done.
+        told?;
+        next
     }
 
     fn note_reachability(&mut self) {
@@ -181,6 +189,23 @@ impl Worker {
             self.problems.begin(Source::Readings, reason, message);
             self.unreachable = Some(reason);
         }
+    }
+
+    /// The Node's condition and taint, from what the agent says. Not of nodes of other clouds: no agent of ours is there.
+    async fn tell_node(
+        &mut self,
+        node: &Node,
+        nrs: Option<&NetResourceSet>,
+    ) -> Result<(), api::Error> {
+        let shared = &self.shared;
+        let outdone = nrs.is_some_and(|nrs| shared.leadership.is_over(Term(nrs.spec.term)));
+        if outdone || (nrs.is_none() && self.provider_id(node).is_none()) {
+            return Ok(());
+        }
+        shared
+            .writer
+            .write_node(node, readiness::wanted(node, nrs))
+            .await
     }
 
     /// Neither Node nor NetResourceSet: Eni objects may be left where the latter was removed by force.

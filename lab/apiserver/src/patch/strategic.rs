@@ -23,7 +23,7 @@ fn rule(parent: &str, name: &str) -> Rule {
         (_, "containers" | "initContainers" | "ephemeralContainers" | "volumes") => {
             Rule::Keyed("name")
         }
-        (_, "env" | "imagePullSecrets" | "secrets") => Rule::Keyed("name"),
+        (_, "env" | "imagePullSecrets" | "secrets" | "webhooks") => Rule::Keyed("name"),
         (_, "volumeMounts") => Rule::Keyed("mountPath"),
         (_, "volumeDevices") => Rule::Keyed("devicePath"),
         ("spec", "ports") => Rule::Keyed("port"),

@@ -98,6 +98,16 @@ const ROWS: &[Row] = &[
         fields: &["spec.clusterIP", "spec.type"],
         ..plain("", "Service", "services", "svc")
     },
+    // Kept, and asked for nothing: the lab has no accounts that could be told apart.
+    Row {
+        namespaced: false,
+        ..plain(
+            "admissionregistration.k8s.io",
+            "ValidatingWebhookConfiguration",
+            "validatingwebhookconfigurations",
+            "",
+        )
+    },
     Row {
         namespaced: false,
         status: true,

@@ -181,6 +181,87 @@ async fn without_the_subresource_status_is_like_any_field() {
 }
 
 #[tokio::test]
+async fn conditions_must_match_their_schema() {
+    let f = Fixture::new().await;
+    let condition = json!({
+        "type": "object", "required": ["type", "status", "reason", "message", "lastTransitionTime"],
+        "properties": {
+            "type": {"type": "string"}, "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+            "reason": {"type": "string", "minLength": 1}, "message": {"type": "string"},
+            "lastTransitionTime": {"type": "string", "format": "date-time"},
+        },
+    });
+    let status = json!({"type": "object", "properties": {"conditions": {"type": "array", "items": condition}}});
+    let schema = json!({"type": "object", "properties": {
+        "spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}, "status": status,
+    }});
+    let path = f.define(schema, json!({})).await;
+    f.client
+        .post(&path, &f.thing("a", json!({})))
+        .await
+        .expect(201);
+    let sub = format!("{path}/a/status");
+    let whole = json!({
+        "type": "Ready", "status": "True", "reason": "Said", "message": "m",
+        "lastTransitionTime": "2026-01-01T00:00:00.123456789Z",
+    });
+    for (field, value, at) in [
+        ("status", json!("yes"), "status.conditions.status"),
+        ("reason", json!(""), "status.conditions.reason"),
+        (
+            "lastTransitionTime",
+            json!("now"),
+            "status.conditions.lastTransitionTime",
+        ),
+        ("message", json!(null), "status.conditions"),
+        ("message", json!(""), "status.conditions.message"),
+    ] {
+        let mut condition = whole.clone();
+        condition[field] = value;
+        let patch = json!({"status": {"conditions": [condition]}});
+        let refused = f
+            .client
+            .patch(&sub, MERGE, &patch)
+            .await
+            .fails(422, "Invalid");
+        let fields = fields(&refused).join(" ").replace("[0]", "");
+        assert!(fields.contains(at), "{field}: {refused}");
+    }
+    let patch = json!({"status": {"conditions": [whole]}});
+    f.client.patch(&sub, MERGE, &patch).await.expect(200);
+}
+
+#[tokio::test]
+async fn an_empty_text_is_no_default() {
+    let f = Fixture::new().await;
+    let group = format!("{}.lab.tombolo.dev", f.ns);
+    let schema = json!({"type": "object", "properties": {
+        "spec": {"type": "object", "properties": {"x": {"type": "string", "default": ""}}},
+    }});
+    let body = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("things.{group}")},
+        "spec": {
+            "group": group, "scope": "Namespaced", "names": {"plural": "things", "kind": "Thing"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
+        },
+    });
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let refused = f
+        .client
+        .post(definitions, &body)
+        .await
+        .fails(422, "Invalid");
+    let fields = fields(&refused);
+    assert!(
+        fields
+            .iter()
+            .any(|at| at.contains("default FieldValueInvalid")),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn definitions_say_when_they_are_served() {
     let f = Fixture::new().await;
     f.define(open_schema(), json!({})).await;

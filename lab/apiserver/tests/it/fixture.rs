@@ -1,5 +1,8 @@
 //! A server, a client and a namespace for one test.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +12,37 @@ use tombolo_lab_apiserver::{Args, Server};
 use crate::client::Client;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
+/// One real server for all tests of this program. It ends when its standard input does, which is when this process ends.
+static REAL: OnceLock<Real> = OnceLock::new();
+
+struct Real {
+    url: String,
+    _script: Child,
+}
+
+impl Real {
+    fn start() -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/api-server.sh");
+        let mut script = Command::new(script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let stdout = script.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let port = line.split_whitespace().nth(1).expect("a ready line");
+        Self {
+            url: format!("http://127.0.0.1:{port}"),
+            _script: script,
+        }
+    }
+}
+
+/// Whether the tests of the API itself run against a real kube-apiserver.
+pub fn is_real() -> bool {
+    std::env::var_os("KUBE_BIN_DIR").is_some()
+}
 
 pub struct Fixture {
     pub client: Client,
@@ -18,11 +52,12 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// The server under test: ours, or the one that the environment names.
+    /// The server under test: ours, or the real one.
     pub async fn new() -> Self {
-        match std::env::var("TOMBOLO_TEST_APISERVER") {
-            Ok(url) => Self::at(&url, None).await,
-            Err(_) => Self::local(Args::default()).await,
+        if is_real() {
+            Self::at(&REAL.get_or_init(Real::start).url, None).await
+        } else {
+            Self::local(Args::default()).await
         }
     }
 
@@ -46,14 +81,10 @@ impl Fixture {
         let made = fixture.client.post("/api/v1/namespaces", &body).await;
         made.expect(201);
         if fixture._server.is_none() {
-            // A real server refuses pods before this account exists.
+            // A real server refuses pods before this account exists and has its token.
             let path = format!("/api/v1/namespaces/{}/serviceaccounts", fixture.ns);
-            fixture
-                .client
-                .watch(&path)
-                .await
-                .until("ADDED", "default")
-                .await;
+            let mut watch = fixture.client.watch(&path).await;
+            while watch.event().await.1.pointer("/secrets/0").is_none() {}
         }
         fixture
     }

@@ -1,6 +1,6 @@
 //! The API suite. By default every test has a server of its own in this process, reached over loopback TCP. With
-//! `TOMBOLO_TEST_APISERVER=http://host:port` the tests of the API itself run against that server instead, for example a real
-//! kube-apiserver behind `kubectl proxy`; tests of what only the lab's server has (`local`) stay with ours.
+//! `KUBE_BIN_DIR` the tests of the API itself run against a real kube-apiserver instead, one for all of them
+//! (`scripts/api-suite.sh`); tests of what only the lab's server has (`local`) stay with ours.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod client;

@@ -346,6 +346,54 @@ async fn events_have_two_faces() {
 }
 
 #[tokio::test]
+async fn events_must_say_when_who_what_and_about_what() {
+    let f = Fixture::new().await;
+    let whole = json!({
+        "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e"},
+        "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "tombolo.dev/test", "reportingInstance": "i",
+        "action": "Test", "reason": "Tested", "type": "Warning", "note": "it works",
+        "regarding": {"kind": "Pod", "apiVersion": "v1", "name": "p", "namespace": f.ns},
+    });
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", f.ns);
+    let at_fault = |status: &serde_json::Value| {
+        let causes = status["details"]["causes"].as_array().unwrap();
+        causes
+            .iter()
+            .map(|cause| cause["field"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    for (pointer, value, field) in [
+        ("/eventTime", json!(null), "eventTime"),
+        ("/reportingController", json!(""), "reportingController"),
+        ("/reportingInstance", json!(""), "reportingInstance"),
+        ("/action", json!(""), "action"),
+        ("/reason", json!(""), "reason"),
+        ("/type", json!("Error"), "type"),
+        ("/note", json!("n".repeat(1025)), "message"),
+        // An object without a namespace: its Events are in `default`.
+        (
+            "/regarding",
+            json!({"kind": "Node", "name": "n"}),
+            "involvedObject.namespace",
+        ),
+    ] {
+        let mut event = whole.clone();
+        *event.pointer_mut(pointer).unwrap() = value;
+        let refused = f.client.post(&path, &event).await.fails(422, "Invalid");
+        assert!(
+            at_fault(&refused).iter().any(|at| at == field),
+            "{pointer}: {refused}"
+        );
+    }
+    let mut of_node = whole.clone();
+    of_node["regarding"] = json!({"kind": "Node", "name": f.ns, "uid": f.ns});
+    of_node["metadata"] = json!({"generateName": format!("{}.", f.ns)});
+    let default = "/apis/events.k8s.io/v1/namespaces/default/events";
+    f.client.post(default, &of_node).await.expect(201);
+    f.client.post(&path, &whole).await.expect(201);
+}
+
+#[tokio::test]
 async fn discovery_names_what_is_served() {
     let f = Fixture::new().await;
     f.define(crate::fixture::open_schema(), json!({})).await;

@@ -41,13 +41,22 @@ async fn metadata_of_the_server_cannot_be_patched() {
     let f = Fixture::new().await;
     let made = f.map("a", json!({})).await;
     let path = format!("{}/a", f.maps());
-    let patch = json!({"metadata": {"creationTimestamp": "2001-01-01T00:00:00Z", "deletionTimestamp": "2001-01-01T00:00:00Z"}});
+    let ended = json!({"metadata": {"deletionTimestamp": "2001-01-01T00:00:00Z"}});
+    let refused = f
+        .client
+        .patch(&path, MERGE, &ended)
+        .await
+        .fails(422, "Invalid");
+    assert_eq!(
+        refused["details"]["causes"][0]["field"],
+        "metadata.deletionTimestamp"
+    );
+    let patch = json!({"metadata": {"creationTimestamp": "2001-01-01T00:00:00Z"}});
     let patched = f.client.patch(&path, MERGE, &patch).await.expect(200);
     assert_eq!(
         patched["metadata"]["creationTimestamp"],
         made["metadata"]["creationTimestamp"]
     );
-    assert!(patched["metadata"].get("deletionTimestamp").is_none());
     let renamed = json!({"metadata": {"name": "b"}});
     f.client
         .patch(&path, MERGE, &renamed)
@@ -73,7 +82,9 @@ async fn json_patches() {
         .client
         .patch(&path, JSON_PATCH, &json!([{"op": "fly"}]))
         .await;
-    assert_eq!(broken.code, 400, "{}", broken.body);
+    assert_eq!(broken.code, 422, "{}", broken.body);
+    let other = f.client.patch(&path, JSON_PATCH, &json!({"data": 1})).await;
+    assert_eq!(other.code, 400, "{}", other.body);
 }
 
 #[tokio::test]
@@ -150,7 +161,7 @@ async fn other_patches_are_refused() {
         .await
         .fails(415, "UnsupportedMediaType");
     let array = f.client.patch(&path, MERGE, &json!([1])).await;
-    assert_eq!(array.code, 400, "{}", array.body);
+    assert_eq!(array.code, 422, "{}", array.body);
 }
 
 #[tokio::test]

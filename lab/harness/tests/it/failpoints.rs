@@ -82,6 +82,18 @@ async fn life(world: &mut Headless) -> Result<()> {
     world
         .settle("joined", async |world| world.agrees(1, 0, 0).await)
         .await?;
+    told(world).await?;
+    // Somebody meddles with what the Node says.
+    let condition = json!({ "type": "NetworkUnavailable", "status": "True", "reason": "Meddled", "message": "" });
+    let node = format!("/api/v1/nodes/{NODE}");
+    let status = json!({ "status": { "conditions": [condition] } });
+    world.api.merge(&format!("{node}/status"), &status).await?;
+    let taints = json!([{ "key": "tombolo.dev/agent-not-ready", "effect": "NoSchedule" }]);
+    world
+        .api
+        .merge(&node, &json!({ "spec": { "taints": taints } }))
+        .await?;
+    told(world).await?;
 
     world.demand(7, 7);
     world
@@ -161,6 +173,31 @@ async fn life(world: &mut Headless) -> Result<()> {
     last_day(world).await
 }
 
+/// The Node says that pods can be attached, and the webhook's certificate is made and trusted.
+async fn told(world: &mut Headless) -> Result<()> {
+    let secret = "/api/v1/namespaces/kube-system/secrets/tombolo-webhook";
+    let configuration =
+        "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/tombolo-webhook";
+    world
+        .settle("the Node is told, the webhook trusted", async |world| {
+            let node = world.api.get(&format!("/api/v1/nodes/{NODE}")).await?;
+            let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
+            let serves = conditions.into_iter().flatten().any(|condition| {
+                text(condition, "/type") == "NetworkUnavailable"
+                    && text(condition, "/status") == "False"
+                    && text(condition, "/reason") == "TomboloServes"
+            });
+            let taints = node.pointer("/spec/taints").and_then(Value::as_array);
+            let authorities = text(&world.api.get(secret).await?, "/data/ca.crt");
+            let trusted = world.api.get(configuration).await?;
+            Ok(serves
+                && taints.is_none_or(Vec::is_empty)
+                && !authorities.is_empty()
+                && text(&trusted, "/webhooks/0/clientConfig/caBundle") == authorities)
+        })
+        .await
+}
+
 async fn last_day(world: &mut Headless) -> Result<()> {
     let endpoint = json!({
         "apiVersion": "tombolo.dev/v1alpha1", "kind": "PodEndpoint",
@@ -202,7 +239,7 @@ fn the_agent_killed_at_every_write_of_an_object_says_the_truth_afterwards() {
         Topology::with("objectpoints", 1, "t3.medium", 0),
         async |mut lab| {
             let orders = orders("tombolo-agent", |point| point.starts_with("object."));
-            ensure!(orders.len() >= 14, "{orders:?}");
+            ensure!(orders.len() >= 10, "{orders:?}");
             let api = Api::new(&lab.api_url)?;
             let running = create(&api, "stays").await?;
             for order in orders {
@@ -269,7 +306,6 @@ fn restart(lab: &mut Lab, order: Option<&str>) -> Result<()> {
 
 /// Brings everything about that makes the agent write objects, until it has died at its failpoint.
 async fn reach(lab: &mut Lab, api: &Api, order: &str) -> Result<()> {
-    let node = "/api/v1/nodes/node1";
     let set = format!("{GROUP}/netresourcesets/node1");
     if let Some(agent) = &lab.nodes[0].agent {
         agent.kill()?;
@@ -285,13 +321,6 @@ async fn reach(lab: &mut Lab, api: &Api, order: &str) -> Result<()> {
         let wrong = json!({ "spec": { "hostIfname": "wrong" } });
         api.merge(&path, &wrong).await?;
     }
-    let taint = json!([{ "key": "tombolo.dev/agent-not-ready", "effect": "NoSchedule" }]);
-    api.merge(node, &json!({ "spec": { "taints": taint } }))
-        .await?;
-    let condition = json!({ "type": "NetworkUnavailable", "status": "True", "reason": "Meddled", "message": "" });
-    let conditions = condition_list(&api.get(node).await?, condition);
-    let status = json!({ "status": { "conditions": conditions } });
-    api.merge(&format!("{node}/status"), &status).await?;
     restart(lab, Some(order))?;
     let agent = lab.nodes[0].agent.clone().context("an agent was started")?;
     // A pod comes and goes.
@@ -332,13 +361,4 @@ async fn reach(lab: &mut Lab, api: &Api, order: &str) -> Result<()> {
         "the agent died of something else"
     );
     Ok(())
-}
-
-/// The node's conditions with this one in the place of its type's.
-fn condition_list(node: &Value, condition: Value) -> Vec<Value> {
-    let all = node.pointer("/status/conditions").and_then(Value::as_array);
-    let mut all: Vec<Value> = all.cloned().unwrap_or_default();
-    all.retain(|old| old["type"] != condition["type"]);
-    all.push(condition);
-    all
 }

@@ -28,7 +28,7 @@ pub const GROUP: &str = "/apis/tombolo.dev/v1alpha1";
 const ARGUMENTS: &str = "--cloud=sim --metrics-listen=127.0.0.1:0 --cloud-rate=1000 --cloud-burst=1000 --resync=300ms \
     --sweep-gap=20ms --confirm-after=60ms --stale-grace=400ms --absent-grace=400ms --leak-age=400ms --attach-poll=20ms \
     --backoff-base=50ms --backoff-max=200ms --subnet-hold=400ms --limit-hold=400ms --refused-hold=200ms --nic-idle=200ms \
-    --attach-timeout=5s --lease-duration=2s --lease-renew=200ms --identity=operator";
+    --attach-timeout=5s --lease-duration=2s --lease-renew=200ms --identity=operator --webhook-listen=127.0.0.1:0";
 
 /// Longer than anything takes; only failing tests wait for it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -102,8 +102,12 @@ impl Headless {
         let server = Server::start(options).await?;
         let cloud = server.client();
         let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/crds");
+        let webhook = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../deploy/base/webhook.yaml"
+        );
         let api_server = apiserver::Server::start(&apiserver::Args {
-            load: vec![crds.into()],
+            load: vec![crds.into(), webhook.into()],
             ..apiserver::Args::default()
         })?;
         let api = Api::new(&api_server.url())?;
@@ -136,7 +140,10 @@ impl Headless {
     pub async fn register(&self) -> Result<()> {
         let id = format!("sim:///{}/{}", self.instance.zone, self.instance.id);
         let node = json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE }, "spec": { "providerID": id },
+            "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE },
+            "spec": {
+                "providerID": id, "taints": [{ "key": "tombolo.dev/agent-not-ready", "effect": "NoSchedule" }],
+            },
         });
         self.api.create("/api/v1/nodes", &node).await.map(drop)
     }
@@ -436,8 +443,17 @@ async fn play_agent(api: Api, will: Arc<Mutex<Will>>) {
             });
             (agent, agreed)
         };
-        if set.pointer("/status/agent") == Some(&agent) {
+        let conditions = set.pointer("/status/conditions").and_then(Value::as_array);
+        let mut conditions = conditions.cloned().unwrap_or_default();
+        let ready = conditions.iter().any(|c| c["type"] == "Ready");
+        if set.pointer("/status/agent") == Some(&agent) && ready {
             continue;
+        }
+        if !ready {
+            conditions.push(json!({
+                "type": "Ready", "status": "True", "reason": "Serving", "message": "by a test",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }));
         }
         will.lock().unwrap().agreed.extend(agreed);
         // A map is replaced whole: what it no longer has is said so.
@@ -453,8 +469,8 @@ async fn play_agent(api: Api, will: Arc<Mutex<Will>>) {
             }
         }
         let version = set.pointer("/metadata/resourceVersion");
-        let patch =
-            json!({ "metadata": { "resourceVersion": version }, "status": { "agent": change } });
+        let status = json!({ "agent": change, "conditions": conditions });
+        let patch = json!({ "metadata": { "resourceVersion": version }, "status": status });
         // Somebody wrote meanwhile: the next look sees it.
         drop(api.merge(&format!("{path}/status"), &patch).await);
     }

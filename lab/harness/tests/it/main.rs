@@ -22,6 +22,7 @@ mod growth;
 mod half_done;
 mod headless;
 mod host_ports;
+mod identity;
 mod ingress;
 mod kills;
 mod leaders;
