@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := test
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: setup build image demo test torture soak fuzz model bench lint clean
+.PHONY: setup build image demo test torture soak fuzz model bench e2e lint clean
 
 setup: ## what is missing from apt
 	@scripts/setup.sh
@@ -34,6 +34,9 @@ model: setup ## the address protocol in larger sizes: minutes, and up to 6 GiB; 
 bench: build ## ADD, DEL and the path beside their peers; BEFORE=dir beside an earlier build's; target/bench/bench.json
 	@cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir $(TARGET)/bench
 	@$(TARGET)/bench/release/tombolo-bench --bin $(TARGET)/release $(if $(BEFORE),--before $(BEFORE)) --out $(TARGET)/bench/bench.json
+
+e2e: ## the checks on a real Kubernetes 1.20 with Tombolo from deploy/; ARGS="--only a,b --keep"; KUBE_BIN_DIR, PREVIOUS
+	@scripts/e2e.sh $(ARGS)
 
 lint: ## formatting, clippy, tiers, generated files
 	cargo fmt --all --check

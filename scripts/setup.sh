@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the build, the tests, the demo and the bench need on Debian 12, as far as it is missing.
+# Installs what the build, the tests, the demo and the bench need on Debian 12, as far as it is missing. With the argument
+# `e2e` also what the suite on a real Kubernetes needs.
 set -euo pipefail
 
 # Program or file that must exist, and the package that brings it.
@@ -22,6 +23,19 @@ needs=(
   "/bin/busybox busybox-static"             # their images are made of it
   "readelf binutils"                        # tells what is static
   "kubectl kubernetes-client"               # the lab's API server is asked by a real client
+)
+
+[ "${1:-}" != e2e ] || needs+=(
+  "containerd containerd"                   # runs the pods (where systemd runs, the package starts one of its own)
+  "runc runc"
+  "iptables iptables"                       # kube-proxy's
+  "etcd etcd-server"                        # the API server's store
+  "/usr/share/doc/busybox-static busybox-static" # programs of the pods
+  "openssl openssl"                         # certificates of the cluster
+  "curl curl"                               # requests that kubectl does not make
+  "dpkg-source dpkg-dev"                    # Kubernetes is built from Debian's source package
+  "/usr/lib/go-1.19/bin/go golang-1.19-go"
+  "rsync rsync"
 )
 
 export PATH="$PATH:/usr/sbin:/sbin"

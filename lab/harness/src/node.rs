@@ -42,7 +42,7 @@ pub fn hold(hostname: &str) -> Result<()> {
 
 /// What is mounted from now on stays in this mount namespace. `unshare` would do that itself, but not where our root is no
 /// mount point, as in a plain chroot: so we look at the namespace from its own root for a moment.
-fn keep_mounts_here() -> rustix::io::Result<()> {
+pub fn keep_mounts_here() -> rustix::io::Result<()> {
     let open = |path| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let (root, here) = (open("/")?, open("/proc/self/ns/mnt")?);
     // Entering a mount namespace, if only one's own, leads to its root.

@@ -66,8 +66,8 @@ pub fn breaches(edges: &[Edge]) -> Vec<Breach> {
         .filter_map(|edge| {
             let (from, to) = (tier(&edge.from), tier(&edge.to));
             let ban = match (from, to) {
-                ("lab" | "bench", _) => return None,
-                (_, "lab" | "bench" | "model") => Ban::Lab,
+                ("lab" | "bench" | "e2e", _) => return None,
+                (_, "lab" | "bench" | "model" | "e2e") => Ban::Lab,
                 // The model explores decisions, so it may know nothing but them.
                 ("edge" | "model", "core") | ("bin" | "xtask" | "fuzz", "edge" | "core") => {
                     return None;

@@ -18,6 +18,7 @@ const FOLDERS: &[&str] = &[
     "edge",
     "bin",
     "lab",
+    "e2e",
     "xtask/src",
     "bench",
     "fuzz",

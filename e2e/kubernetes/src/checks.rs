@@ -1,0 +1,275 @@
+//! What must hold on a real cluster, one function each, in the order in which they run.
+
+mod install;
+mod nodes;
+mod pods;
+mod rights;
+mod rollout;
+mod services;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cluster::Cluster;
+use crate::kubectl::Kubectl;
+use crate::report::Report;
+use crate::wait;
+use crate::workload::{self, Pod};
+
+/// One check.
+#[derive(Debug)]
+pub struct Check {
+    pub name: &'static str,
+    /// What holds when it passes.
+    pub shows: &'static str,
+    run: fn(&mut Context) -> Result<String>,
+}
+
+/// All of them. `install` is run before whatever is asked for.
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "install",
+        shows: "from bare nodes to a network: lease, agents, nodes Ready, taint, in this order",
+        run: install::in_order,
+    },
+    Check {
+        name: "addresses",
+        shows: "pods have addresses that the cloud has for their node, on several NICs, and PodEndpoints",
+        run: pods::addresses,
+    },
+    Check {
+        name: "matrix",
+        shows: "pods, nodes' pods and VMs reach each other across nodes and NICs without translation",
+        run: pods::matrix,
+    },
+    Check {
+        name: "probes",
+        shows: "readiness, liveness and start-up probes by HTTP, TCP and exec",
+        run: pods::probes,
+    },
+    Check {
+        name: "exec",
+        shows: "exec and logs",
+        run: pods::exec_and_logs,
+    },
+    Check {
+        name: "host-network",
+        shows: "hostNetwork pods have the node's network and nothing of ours",
+        run: pods::host_network,
+    },
+    Check {
+        name: "full-node",
+        shows: "20 pods more than max-pods stay Pending and no ADD fails",
+        run: pods::full_node,
+    },
+    Check {
+        name: "cluster-ip",
+        shows: "a Service answers pods and nodes, by every backend",
+        run: services::cluster_ip_answers,
+    },
+    Check {
+        name: "node-port",
+        shows: "NodePort from outside on every NIC of every node",
+        run: services::node_port_answers,
+    },
+    Check {
+        name: "local",
+        shows: "externalTrafficPolicy Local keeps the client's source",
+        run: services::local,
+    },
+    Check {
+        name: "hairpin",
+        shows: "a pod reaches itself through its Service",
+        run: services::hairpin,
+    },
+    Check {
+        name: "affinity",
+        shows: "sessionAffinity ClientIP",
+        run: services::affinity,
+    },
+    Check {
+        name: "host-port",
+        shows: "hostPort from outside on every NIC, from nodes and pods; a conflict is not scheduled",
+        run: services::host_port,
+    },
+    Check {
+        name: "drain",
+        shows: "drained pods run elsewhere, and their addresses are free again",
+        run: nodes::drain,
+    },
+    Check {
+        name: "node-object",
+        shows: "a deleted Node whose instance runs costs no address, no NIC, no request",
+        run: nodes::node_object,
+    },
+    Check {
+        name: "rollout",
+        shows: "rolling update of the DaemonSet under traffic: no failed request",
+        run: rollout::restart,
+    },
+    Check {
+        name: "upgrade",
+        shows: "the previous commit's image and this one under traffic: no failed request",
+        run: rollout::upgrade,
+    },
+    Check {
+        name: "api-away",
+        shows: "2 minutes without API server: pods serve, a new one gets its address",
+        run: nodes::api_away,
+    },
+    Check {
+        name: "invalid",
+        shows: "invalid objects are refused with the name of the field",
+        run: rights::invalid,
+    },
+    Check {
+        name: "identity",
+        shows: "a node's agent writes its own node's objects only",
+        run: rights::identity,
+    },
+    Check {
+        name: "terminated",
+        shows: "an instance that is terminated leaves nothing in cloud and API",
+        run: nodes::terminated,
+    },
+    Check {
+        name: "rbac",
+        shows: "the verbs that were used are the verbs that are granted",
+        run: rights::rbac,
+    },
+    Check {
+        name: "uninstall",
+        shows: "removing Tombolo leaves nothing on nodes",
+        run: install::uninstall,
+    },
+];
+
+/// What checks work on.
+#[derive(Debug)]
+pub struct Context {
+    pub cluster: Cluster,
+    pub kubectl: Kubectl,
+    pub deploy: PathBuf,
+    /// Tombolo's image.
+    pub image: PathBuf,
+    /// Image of the previous commit.
+    pub previous: Option<PathBuf>,
+    /// Longer texts for the end of the report.
+    pub notes: Vec<String>,
+    base: Option<Base>,
+}
+
+/// Pods that most checks use: more than one NIC's worth on the first node, and two on the second.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// On the first node, with an address of its primary NIC.
+    pub near: Pod,
+    /// On the first node, with an address of its second NIC.
+    pub second: Pod,
+    /// On the second node.
+    pub far: Pod,
+    pub all: Vec<Pod>,
+}
+
+/// Pods on the first node: a NIC of its type has 9 addresses for pods.
+const WIDE: usize = 11;
+
+impl Context {
+    pub fn new(
+        cluster: Cluster,
+        deploy: PathBuf,
+        image: PathBuf,
+        previous: Option<PathBuf>,
+    ) -> Result<Self> {
+        let kubectl = cluster.kubectl()?;
+        Ok(Self {
+            cluster,
+            kubectl,
+            deploy,
+            image,
+            previous,
+            notes: Vec::new(),
+            base: None,
+        })
+    }
+
+    /// The pods that most checks use, made when they are first asked for.
+    pub fn base(&mut self) -> Result<Base> {
+        if let Some(base) = &self.base {
+            return Ok(base.clone());
+        }
+        let kubectl = &self.kubectl;
+        let wide = workload::deployment("wide", WIDE, workload::spec(Some("node1")));
+        let far = workload::deployment("far", 2, workload::spec(Some("node2")));
+        kubectl.apply(&[wide, far])?;
+        let wide = workload::ready(kubectl, "wide", WIDE)?;
+        let far = workload::ready(kubectl, "far", 2)?;
+        let nics = self
+            .cluster
+            .vpc
+            .nics(&self.cluster.node("node1")?.machine)?;
+        let of_nic = |index: usize| {
+            let nic = nics
+                .get(index)
+                .with_context(|| format!("node1 has no NIC {index}"))?;
+            let pod = wide.iter().find(|p| nic.secondary.contains(&p.ip));
+            pod.cloned()
+                .with_context(|| format!("no pod has an address of NIC {index} of node1"))
+        };
+        let base = Base {
+            near: of_nic(0)?,
+            second: of_nic(1)?,
+            far: far.first().cloned().context("no pod on node2")?,
+            all: wide.iter().chain(&far).cloned().collect(),
+        };
+        self.base = Some(base.clone());
+        Ok(base)
+    }
+
+    /// They are gone, or not what they were.
+    pub fn forget_base(&mut self) {
+        self.base = None;
+    }
+
+    /// Path of a pod's network namespace.
+    pub fn netns(&self, pod: &Pod) -> Result<String> {
+        self.cluster.node(&pod.node)?.pod_netns(&pod.uid)
+    }
+
+    /// The own addresses of a node's NICs, the primary one's first.
+    pub fn nic_addresses(&self, node: &str) -> Result<Vec<IpAddr>> {
+        let nics = self.cluster.vpc.nics(&self.cluster.node(node)?.machine)?;
+        Ok(nics.iter().map(|nic| nic.primary4.into()).collect())
+    }
+}
+
+/// Runs the checks, `install` in any case and first. Without it there is nothing to check.
+pub fn run(context: &mut Context, only: &[String], report: &mut Report) {
+    for check in CHECKS {
+        let wanted = only.is_empty()
+            || check.name == "install"
+            || only.iter().any(|name| name == check.name);
+        if !wanted || wait::interrupted() {
+            continue;
+        }
+        let done = report.take(check.name, || Ok(((), (check.run)(context)?)));
+        if done.is_none() {
+            // Whatever it left half-done, the next one begins with pods that run.
+            context.forget_base();
+            if check.name == "install" {
+                println!("{}", context.cluster.tails());
+                break;
+            }
+        }
+    }
+    if wait::interrupted() {
+        report.take("whole run", interrupted);
+    }
+    report.notes.append(&mut context.notes);
+}
+
+fn interrupted() -> Result<((), String)> {
+    bail!("interrupted")
+}
