@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::cri::Cri;
 use crate::inside::{Inside, kill_all};
@@ -137,7 +137,20 @@ impl Containerd {
         let import = ["images", "import", "--no-unpack", &images];
         let arguments = [&arguments[..], &import].concat();
         self.inside.output("ctr", &arguments)?;
-        Ok(cri)
+        // The part of containerd that serves the interface hears of images by events.
+        loop {
+            let there = cri.images().await?;
+            if [images::NAME, images::PAUSE]
+                .iter()
+                .all(|name| there.iter().any(|t| t == name))
+            {
+                return Ok(cri);
+            }
+            if begin.elapsed() > START {
+                bail!("containerd has imported the images and shows {there:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Everything of it that runs or is left: processes (but those of `spared`), then control groups.

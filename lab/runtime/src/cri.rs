@@ -16,6 +16,7 @@ use tonic::codegen::Service;
 
 pub use crate::generated::*;
 
+use image_service_client::ImageServiceClient;
 use runtime_service_client::RuntimeServiceClient;
 
 /// Longest reply in bytes: lists of a hundred pods, and output of commands.
@@ -41,7 +42,10 @@ impl Service<http::Request<Body>> for Transport {
 
 /// A runtime. Errors hold the operation, whom it was for, and the runtime's own words.
 #[derive(Clone, Debug)]
-pub struct Cri(RuntimeServiceClient<Transport>);
+pub struct Cri(
+    RuntimeServiceClient<Transport>,
+    ImageServiceClient<Transport>,
+);
 
 /// What a command in a container said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +75,13 @@ impl Cri {
             let _ended = connection.await;
         });
         let authority = http::Uri::from_static("http://localhost");
-        let client = RuntimeServiceClient::with_origin(Transport(sender), authority);
-        Ok(Self(client.max_decoding_message_size(MAX_REPLY)))
+        let transport = Transport(sender);
+        let client = RuntimeServiceClient::with_origin(transport.clone(), authority.clone());
+        let client = client.max_decoding_message_size(MAX_REPLY);
+        Ok(Self(
+            client,
+            ImageServiceClient::with_origin(transport, authority),
+        ))
     }
 
     /// Name and version of the runtime.
@@ -84,6 +93,16 @@ impl Cri {
         let reply = self.0.clone().version(VersionRequest { version }).await;
         let reply = reply.map_err(told("Version", ""))?.into_inner();
         Ok((reply.runtime_name, reply.runtime_version))
+    }
+
+    /// Names of the images that it has.
+    ///
+    /// # Errors
+    /// As [`Cri::version`].
+    pub async fn images(&self) -> Result<Vec<String>> {
+        let reply = self.1.clone().list_images(ListImagesRequest {}).await;
+        let reply = reply.map_err(told("ListImages", ""))?.into_inner();
+        Ok(reply.images.into_iter().flat_map(|i| i.repo_tags).collect())
     }
 
     /// The condition of this type, and everything that the runtime tells people.

@@ -248,7 +248,7 @@ fn container_config(
     let (image, mounts) = if asked.starts_with("localhost/") {
         (asked, Vec::new())
     } else {
-        (images::NAME, host_programs()?)
+        (images::NAME, host_programs(&launch.program)?)
     };
     let env = launch.env.iter().map(|(key, value)| KeyValue {
         key: key.clone(),
@@ -272,9 +272,21 @@ fn container_config(
     })
 }
 
-/// The machine's directories, where it has them.
-fn host_programs() -> Result<Vec<cri::Mount>> {
+/// The machine's directories, where it has them, and that of the `program` itself.
+fn host_programs(program: &str) -> Result<Vec<cri::Mount>> {
     let mut mounts = Vec::new();
+    let first = program
+        .strip_prefix('/')
+        .and_then(|path| path.split('/').next());
+    if first.is_some_and(|first| HIDDEN.contains(&first))
+        && let Some((home, _)) = program.rsplit_once('/')
+    {
+        mounts.push(cri::Mount {
+            container_path: home.to_owned(),
+            host_path: home.to_owned(),
+            readonly: true,
+        });
+    }
     for entry in std::fs::read_dir("/").context("read /")? {
         let entry = entry.context("read /")?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -301,7 +313,7 @@ mod tests {
     fn images_of_users_are_the_machines_programs() {
         let state = PodState::new("u", "shop", "web");
         let launch = Launch {
-            program: "/bin/true".into(),
+            program: "/tmp/build/true".into(),
             args: vec!["x".into()],
             env: [("A".to_owned(), "b".to_owned())].into(),
             working_dir: None,
@@ -313,7 +325,7 @@ mod tests {
         let host = of("registry.example/x:1");
         let paths: Vec<_> = host.mounts.iter().map(|m| m.host_path.as_str()).collect();
         assert!(
-            paths.contains(&"/usr") && !paths.contains(&"/run"),
+            paths.contains(&"/usr") && paths.contains(&"/tmp/build") && !paths.contains(&"/run"),
             "{paths:?}"
         );
         assert!(host.mounts.iter().all(|mount| mount.readonly));

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
+use super::cri::Runtime;
 use super::{Context, KubeletArgs};
 use crate::cni::NetworkList;
 
@@ -69,7 +70,7 @@ pub async fn heartbeat(context: &Context) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let ready = readiness(context).await;
+        let ready = readiness(&context.args, context.runtime.as_ref()).await;
         let changed = last
             .as_ref()
             .is_none_or(|(before, _)| before.is_ready() != ready.is_ready());
@@ -170,19 +171,14 @@ impl Readiness {
     }
 }
 
-async fn readiness(context: &Context) -> Readiness {
-    if let Some(runtime) = &context.runtime {
+async fn readiness(args: &KubeletArgs, runtime: Option<&Runtime>) -> Readiness {
+    if let Some(runtime) = runtime {
         match runtime.network_problem().await {
             Ok(None) => {}
             Ok(Some(problem)) => return Readiness::BadConfiguration(problem),
             Err(error) => return Readiness::BadConfiguration(format!("{error:#}")),
         }
     }
-    plugin_readiness(&context.args).await
-}
-
-/// What configuration and agent say.
-async fn plugin_readiness(args: &KubeletArgs) -> Readiness {
     match NetworkList::load_first(&args.cni_conf_dir) {
         Ok(None) => Readiness::NoConfiguration,
         Err(error) => Readiness::BadConfiguration(error.to_string()),
@@ -341,23 +337,23 @@ mod tests {
             conf.to_str().unwrap(),
         ];
         let args = args(&words);
-        assert_eq!(plugin_readiness(&args).await, Readiness::NoConfiguration);
+        assert_eq!(readiness(&args, None).await, Readiness::NoConfiguration);
         std::fs::create_dir(&conf).unwrap();
         std::fs::write(conf.join("10-a.conflist"), "{").unwrap();
         assert!(matches!(
-            plugin_readiness(&args).await,
+            readiness(&args, None).await,
             Readiness::BadConfiguration(_)
         ));
         std::fs::write(conf.join("10-a.conflist"), r#"{"name":"a","type":"b"}"#).unwrap();
         assert!(matches!(
-            plugin_readiness(&args).await,
+            readiness(&args, None).await,
             Readiness::NoAgent(_)
         ));
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        assert_eq!(plugin_readiness(&args).await, Readiness::Ready);
+        assert_eq!(readiness(&args, None).await, Readiness::Ready);
         drop(listener);
         assert!(
-            !plugin_readiness(&args).await.is_ready(),
+            !readiness(&args, None).await.is_ready(),
             "a socket that nobody listens on is no agent"
         );
     }

@@ -39,10 +39,7 @@ impl Sandbox {
         Ok(Self {
             id,
             netns,
-            attached: false,
-            ips: Vec::new(),
-            attempt: 0,
-            in_runtime: false,
+            ..Self::default()
         })
     }
 

@@ -37,7 +37,7 @@ pub struct PodState {
 }
 
 /// A sandbox: a namespace and, once `attached`, addresses in it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {
     /// `CNI_CONTAINERID`.
     pub id: String,
@@ -175,8 +175,7 @@ mod tests {
             netns,
             attached: true,
             ips,
-            attempt: 0,
-            in_runtime: false,
+            ..Sandbox::default()
         });
         state.containers.push(ContainerState {
             name: "c".into(),

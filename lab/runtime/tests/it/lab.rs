@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use tombolo_lab::kubeapi::{Api, text};
+use tombolo_lab::kubeapi::Api;
 use tombolo_lab::matrix::{PORT, Place};
 use tombolo_lab::topology::{Runtime, Topology};
 use tombolo_lab::{check, matrix, pods, up};
@@ -107,13 +107,10 @@ async fn lives(lab: &mut tombolo_lab::state::Lab) -> Result<()> {
         pods::delete(&api, name).await?;
     }
     pods::wait_none(&api, bound, |_| {}).await?;
-    ensure!(ids().await?.is_empty() && cri.sandboxes().await?.is_empty());
-    let nodes = api.list("/api/v1/nodes").await?;
-    ensure!(
-        nodes
-            .iter()
-            .all(|node| !text(node, "/metadata/name").is_empty())
-    );
+    up::wait_for("no container and no sandbox", PATIENCE, async || {
+        Ok(ids().await?.is_empty() && cri.sandboxes().await?.is_empty())
+    })
+    .await?;
     let violations = check::settle(lab, PATIENCE).await?;
     ensure!(violations.is_empty(), "{violations:?}");
     Ok(())

@@ -157,8 +157,7 @@ fn a_running_pod() {
         netns: Some("n".into()),
         attached: true,
         ips,
-        attempt: 0,
-        in_runtime: false,
+        ..Sandbox::default()
     });
     state.containers = vec![running("a", false), exited("b", false, 1)];
     let back_off = Some(("CrashLoopBackOff".to_owned(), String::new()));
@@ -271,8 +270,7 @@ fn an_ended_pod_keeps_its_address_in_the_status() {
         netns: Some("n".into()),
         attached: true,
         ips,
-        attempt: 0,
-        in_runtime: false,
+        ..Sandbox::default()
     });
     state.containers = vec![exited("a", false, 0), exited("b", false, 2)];
     let pod = pod();
