@@ -14,7 +14,9 @@ needs=(
   "kill procps"                             # processes of the lab
   "sysctl procps"
   "nsenter util-linux"                      # namespaces
-  "/usr/lib/cni/ptp containernetworking-plugins" # the bench's peer
+  "/usr/lib/cni/ptp containernetworking-plugins" # the bench's peer; what conformance is compared with
+  "tc iproute2"                             # asserts on what a chained plugin did
+  "iptables iptables"                       # for Debian's portmap and firewall, chained after ours
   "kubectl kubernetes-client"               # the lab's API server is asked by a real client
 )
 
