@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := test
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: setup build image demo test torture soak fuzz model bench e2e lint clean
+.PHONY: setup build image demo test conformance torture soak fuzz model bench e2e lint clean
 
 setup: ## what is missing from apt
 	@scripts/setup.sh
@@ -18,6 +18,10 @@ demo: build ## the main job from end to end, with tables
 
 test: ## everything that must hold before a change goes in
 	@scripts/test.sh
+
+conformance: setup ## tries Tombolo, ptp and bridge, and writes docs/conformance.md
+	@cargo build --workspace --locked --bins
+	@$(TARGET)/debug/tombolo-conformance --page docs/conformance.md | grep -v ' pass '
 
 torture: build ## STEPS random steps from SEED on a lab; a failure is shortened and kept in torture.json
 	@$(TARGET)/release/tombolo-lab torture --steps $(or $(STEPS),300) $(if $(SEED),--seed $(SEED)) --shrink 20

@@ -22,6 +22,7 @@ needs=(
   "podman podman"
   "/bin/busybox busybox-static"             # their images are made of it
   "readelf binutils"                        # tells what is static
+  "tc iproute2"                             # asserts on what a chained plugin did
   "kubectl kubernetes-client"               # the lab's API server is asked by a real client
 )
 

@@ -37,7 +37,7 @@ phase() {
     here=$(sum failed "$log")
     failed=$((failed + (here > 0 ? here : 1)))
   fi
-  summary+=("$(printf '%-8s %6d s  %s' "$name" $((SECONDS - begin)) $result)")
+  summary+=("$(printf '%-12s %6d s  %s' "$name" $((SECONDS - begin)) $result)")
   [ $result = ok ]
 }
 
@@ -96,10 +96,11 @@ if phase compile compile; then
   phase arch "$target/debug/xtask" arch
   phase codegen "$target/debug/xtask" codegen --check
   phase release scripts/build.sh
-  # Pure logic, then the kernel in namespaces of our own, then whole labs.
+  # Pure logic, then the kernel in namespaces of our own, then the plugin beside others, then whole labs.
   phase unit run_programs ' (lib|bin)$'
   phase model run_programs '/model test$'
   phase kernel run_programs '/(core|fuzz|edge/[^ ]*|bin/[^ ]*|lab/(vpc|apiserver|runner)|xtask) test$'
+  phase conformance run_programs '/lab/conformance test$'
   phase lab run_programs '/lab/harness test$'
   # containerd and podman with the shipped plugin.
   phase runtime run_programs '/lab/runtime test$'

@@ -1,0 +1,193 @@
+//! What is known not to hold, and why. A test demands that exactly these cases fail.
+
+/// A case that plugins fail.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap {
+    /// Names of the subjects.
+    pub subjects: &'static [&'static str],
+    /// Name of the case.
+    pub case: &'static str,
+    /// Why.
+    pub reason: &'static str,
+}
+
+const BOTH: &[&str] = &["ptp", "bridge"];
+const PTP: &[&str] = &["ptp"];
+const OURS: &[&str] = &["Tombolo"];
+
+const fn gap(subjects: &'static [&'static str], case: &'static str, reason: &'static str) -> Gap {
+    Gap {
+        subjects,
+        case,
+        reason,
+    }
+}
+
+/// All known gaps.
+pub const GAPS: &[Gap] = &[
+    // The reference's plugin library, as Debian 12 has it.
+    gap(
+        BOTH,
+        "the_error_has_a_version",
+        "the library's errors have no `cniVersion`",
+    ),
+    gap(
+        BOTH,
+        "version_that_is_no_version",
+        "it compares texts: any that it does not list is unsupported, code 1",
+    ),
+    gap(
+        BOTH,
+        "version_answers_in_the_version_of_the_input",
+        "it answers in its newest version, and reads no input",
+    ),
+    gap(
+        BOTH,
+        "gc_before_1_1_0",
+        "older than the command: unknown, code 4",
+    ),
+    gap(
+        BOTH,
+        "status_before_1_1_0",
+        "older than the command: unknown, code 4",
+    ),
+    gap(
+        BOTH,
+        "add_into_its_own_namespace_is_refused",
+        "this version does not look whose namespace it is",
+    ),
+    gap(
+        BOTH,
+        "del_in_its_own_namespace_touches_nothing",
+        "this version does not look whose namespace it is",
+    ),
+    gap(
+        BOTH,
+        "malformed_cni_args_do_not_stop_del",
+        "host-local decodes CNI_ARGS at DEL too",
+    ),
+    gap(
+        BOTH,
+        "an_empty_dns_is_left_out",
+        "the type of this version always writes it",
+    ),
+    gap(
+        BOTH,
+        "a_failure_names_the_trace",
+        "older than the variables",
+    ),
+    gap(
+        BOTH,
+        "check_needs_prev_result",
+        "the code is 999, that of any error without a code",
+    ),
+    // The plugins.
+    gap(
+        BOTH,
+        "without_an_address_left_it_says_try_again",
+        "host-local's error has no code of its own: 999",
+    ),
+    gap(
+        BOTH,
+        "a_prev_result_of_the_version_is_accepted",
+        "made to be the first of a chain: what came before is lost",
+    ),
+    gap(
+        BOTH,
+        "interface_index_0_and_no_index_are_handed_on",
+        "made to be the first of a chain: what came before is lost",
+    ),
+    gap(
+        BOTH,
+        "del_with_a_namespace_that_is_none",
+        "only a path that does not exist is taken for a namespace that is gone",
+    ),
+    gap(
+        BOTH,
+        "a_namespaces_path_that_is_anothers_by_now",
+        "DEL removes whatever has the name in whatever is at the path",
+    ),
+    gap(
+        BOTH,
+        "del_of_another_network_leaves_the_container",
+        "DEL removes the interface by name, of whatever network it is",
+    ),
+    gap(
+        BOTH,
+        "check_with_another_mtu",
+        "CHECK does not look at the MTU",
+    ),
+    gap(
+        BOTH,
+        "a_delegate_that_failed_gets_a_del",
+        "a delegate whose ADD failed is left to the runtime's DEL",
+    ),
+    // Not yet.
+    gap(
+        OURS,
+        "packets_pass_on_each_of_two_networks",
+        "not built yet: several networks in one pod",
+    ),
+    gap(
+        OURS,
+        "check_knows_each_of_two_networks",
+        "not built yet: several networks in one pod",
+    ),
+    gap(
+        OURS,
+        "gc_of_one_of_two_networks_leaves_the_other",
+        "not built yet: several networks in one pod",
+    ),
+    gap(OURS, "gc_with_a_bad_name", "not built yet: GC"),
+    gap(OURS, "gc_and_status_need_no_variables", "not built yet: GC"),
+    gap(OURS, "gc_removes_what_is_not_listed", "not built yet: GC"),
+    gap(
+        OURS,
+        "gc_with_an_empty_list_removes_all",
+        "not built yet: GC",
+    ),
+    gap(OURS, "gc_with_null_removes_all", "not built yet: GC"),
+    gap(OURS, "gc_without_a_list_is_refused", "not built yet: GC"),
+    gap(OURS, "gc_leaves_other_networks_alone", "not built yet: GC"),
+    gap(OURS, "gc_names_a_malformed_entry", "not built yet: GC"),
+    gap(
+        OURS,
+        "gc_leaves_an_add_that_goes_on_alone",
+        "not built yet: GC",
+    ),
+    gap(OURS, "status_of_a_ready_plugin", "not built yet: STATUS"),
+    gap(
+        OURS,
+        "status_without_an_address_left",
+        "not built yet: STATUS",
+    ),
+    gap(OURS, "status_without_the_agent", "not built yet: STATUS"),
+    gap(OURS, "status_of_a_silent_agent", "not built yet: STATUS"),
+    gap(
+        OURS,
+        "port_mappings_are_published",
+        "not built yet: host ports",
+    ),
+    gap(
+        OURS,
+        "port_mappings_in_the_spelling_of_go_are_published",
+        "not built yet: host ports",
+    ),
+    gap(OURS, "dns_goes_into_the_result", "not built yet: dns"),
+    gap(
+        OURS,
+        "dns_in_the_spelling_of_go_goes_into_the_result",
+        "not built yet: dns",
+    ),
+    gap(
+        PTP,
+        "a_mac_by_request_is_honoured_or_refused",
+        "a MAC by request is ignored",
+    ),
+];
+
+/// Those of a subject.
+pub fn of(subject: &str) -> impl Iterator<Item = &'static Gap> {
+    GAPS.iter()
+        .filter(move |gap| gap.subjects.contains(&subject))
+}
