@@ -77,8 +77,9 @@ async fn one_of_each(
         let number = pod.name.rsplit('-').next().unwrap_or_default().parse()?;
         chosen.insert(device, (place(lab, &pod)?, port_of(number)));
     }
-    ensure!(chosen.len() == 2, "pods of two NICs are wanted: {chosen:?}");
-    Ok(chosen)
+    // A slow machine may have been given a third NIC.
+    ensure!(chosen.len() >= 2, "pods of two NICs are wanted: {chosen:?}");
+    Ok(chosen.into_iter().take(2).collect())
 }
 
 /// Addresses of each NIC that are the node's own. Secondary NICs have no IPv6 address of their own here: then one that no pod
