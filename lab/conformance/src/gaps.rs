@@ -13,7 +13,6 @@ pub struct Gap {
 
 const BOTH: &[&str] = &["ptp", "bridge"];
 const PTP: &[&str] = &["ptp"];
-const OURS: &[&str] = &["Tombolo"];
 
 const fn gap(subjects: &'static [&'static str], case: &'static str, reason: &'static str) -> Gap {
     Gap {
@@ -121,63 +120,6 @@ pub const GAPS: &[Gap] = &[
         BOTH,
         "a_delegate_that_failed_gets_a_del",
         "a delegate whose ADD failed is left to the runtime's DEL",
-    ),
-    // Not yet.
-    gap(
-        OURS,
-        "packets_pass_on_each_of_two_networks",
-        "not built yet: several networks in one pod",
-    ),
-    gap(
-        OURS,
-        "check_knows_each_of_two_networks",
-        "not built yet: several networks in one pod",
-    ),
-    gap(
-        OURS,
-        "gc_of_one_of_two_networks_leaves_the_other",
-        "not built yet: several networks in one pod",
-    ),
-    gap(OURS, "gc_with_a_bad_name", "not built yet: GC"),
-    gap(OURS, "gc_and_status_need_no_variables", "not built yet: GC"),
-    gap(OURS, "gc_removes_what_is_not_listed", "not built yet: GC"),
-    gap(
-        OURS,
-        "gc_with_an_empty_list_removes_all",
-        "not built yet: GC",
-    ),
-    gap(OURS, "gc_with_null_removes_all", "not built yet: GC"),
-    gap(OURS, "gc_without_a_list_is_refused", "not built yet: GC"),
-    gap(OURS, "gc_leaves_other_networks_alone", "not built yet: GC"),
-    gap(OURS, "gc_names_a_malformed_entry", "not built yet: GC"),
-    gap(
-        OURS,
-        "gc_leaves_an_add_that_goes_on_alone",
-        "not built yet: GC",
-    ),
-    gap(OURS, "status_of_a_ready_plugin", "not built yet: STATUS"),
-    gap(
-        OURS,
-        "status_without_an_address_left",
-        "not built yet: STATUS",
-    ),
-    gap(OURS, "status_without_the_agent", "not built yet: STATUS"),
-    gap(OURS, "status_of_a_silent_agent", "not built yet: STATUS"),
-    gap(
-        OURS,
-        "port_mappings_are_published",
-        "not built yet: host ports",
-    ),
-    gap(
-        OURS,
-        "port_mappings_in_the_spelling_of_go_are_published",
-        "not built yet: host ports",
-    ),
-    gap(OURS, "dns_goes_into_the_result", "not built yet: dns"),
-    gap(
-        OURS,
-        "dns_in_the_spelling_of_go_goes_into_the_result",
-        "not built yet: dns",
     ),
     gap(
         PTP,

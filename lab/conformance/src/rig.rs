@@ -77,13 +77,8 @@ impl Rig {
             rig.agent = Some(place.start(&[])?);
         }
         rig.fabric()?.await_carrier(nics)?;
-        for network in 0..NETWORKS.len() {
-            let first = || {
-                format!(
-                    "the first attachment to {}, before any case",
-                    NETWORKS[network]
-                )
-            };
+        for (network, name) in NETWORKS.iter().enumerate() {
+            let first = || format!("the first attachment to {name}, before any case");
             let pod = rig.pod()?;
             let conf = rig.conf(version.text(), network);
             let call = |command| rig.call(command, version.text(), &pod).conf(&conf);

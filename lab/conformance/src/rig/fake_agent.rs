@@ -10,7 +10,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tombolo_rpc::node_server::Node;
 use tombolo_rpc::{
     AddReply, AddRequest, Address, Attachment, CheckReply, CheckRequest, DelReply, DelRequest,
-    Failure, Route, StatusReply, StatusRequest,
+    Failure, GcReply, GcRequest, Route, StatusReply, StatusRequest,
 };
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
@@ -44,6 +44,8 @@ pub enum Asked {
     Check,
     /// Status.
     Status,
+    /// GarbageCollect.
+    Gc,
 }
 
 /// A running agent.
@@ -117,6 +119,7 @@ pub fn attachment() -> Attachment {
     let route = |dst: &str, gateway: &str| Route {
         dst: dst.into(),
         gateway: gateway.into(),
+        table: 0,
     };
     Attachment {
         host_ifname: "tmb0123456789ab".into(),
@@ -185,9 +188,16 @@ impl Node for Service {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let failed = |failure| StatusReply {
             failure: Some(failure),
-            version: String::new(),
+            ..StatusReply::default()
         };
         self.answer(Asked::Status, StatusReply::default(), failed)
             .await
+    }
+
+    async fn garbage_collect(&self, _: Request<GcRequest>) -> Result<Response<GcReply>, Status> {
+        let failed = |failure| GcReply {
+            failure: Some(failure),
+        };
+        self.answer(Asked::Gc, GcReply::default(), failed).await
     }
 }
