@@ -36,8 +36,6 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_POD: usize = 253;
 const MAX_PATH: usize = 4096;
 const MAX_ADDRESS: usize = 64;
-/// A trace's name has 55.
-const MAX_TRACE: usize = 64;
 /// Most addresses that CHECK compares.
 const MAX_ADDRESSES: usize = 64;
 
@@ -113,7 +111,7 @@ impl Drop for CancelOnDrop {
 
 impl Service {
     async fn add(&self, request: Request<rpc::AddRequest>) -> Result<rpc::Attachment, Error> {
-        let (pid, trace) = (peer_pid(&request)?, trace(&request));
+        let pid = peer_pid(&request)?;
         let request = request.into_inner();
         let key = key(request.key)?;
         let (netns, path) =
@@ -124,7 +122,7 @@ impl Service {
             0 => DEFAULT_TIMEOUT,
             millis => Duration::from_millis(u64::from(millis)),
         };
-        let span = info_span!("add", %pod, %key, trace);
+        let span = info_span!("add", %pod, %key);
         let request = attach::Request {
             key,
             pod,
@@ -146,7 +144,7 @@ impl Service {
     }
 
     async fn del(&self, request: Request<rpc::DelRequest>) -> Result<(), Error> {
-        let (pid, trace) = (peer_pid(&request)?, trace(&request));
+        let pid = peer_pid(&request)?;
         let request = request.into_inner();
         let key = key(request.key)?;
         // A namespace that cannot be had is as good as none.
@@ -154,7 +152,7 @@ impl Service {
             .ok()
             .flatten()
             .map(|(netns, _)| Arc::new(netns));
-        let span = info_span!("del", %key, trace);
+        let span = info_span!("del", %key);
         let node = Arc::clone(&self.node);
         // In a task of its own: once begun, it ends, whoever waits.
         tokio::spawn(async move { detach::detach(&node, &key, netns).await }.instrument(span))
@@ -162,22 +160,21 @@ impl Service {
     }
 
     async fn check(&self, request: Request<rpc::CheckRequest>) -> Result<(), Error> {
-        let (pid, trace) = (peer_pid(&request)?, trace(&request));
+        let pid = peer_pid(&request)?;
         let request = request.into_inner();
         let key = key(request.key)?;
         let (netns, _) =
             netns(pid, request.netns)?.ok_or(Error::MissingField { field: "netns" })?;
         addresses_fit(&request.addresses)?;
-        let span = info_span!("check", %key, trace);
+        let span = info_span!("check", %key);
         check::check(&self.node, &key, Arc::new(netns), &request.addresses)
             .instrument(span)
             .await
     }
 
     async fn gc(&self, request: Request<rpc::GcRequest>) -> Result<(), Error> {
-        let trace = trace(&request);
         let (network, valid) = valid(request.into_inner())?;
-        let span = info_span!("gc", network, valid = valid.len(), trace);
+        let span = info_span!("gc", network, valid = valid.len());
         let node = Arc::clone(&self.node);
         let collect = async move { gc::collect(&node, &network, &valid).await };
         // In a task of its own, as DEL.
@@ -366,12 +363,6 @@ fn peer_pid<T>(request: &Request<T>) -> Result<u32, Error> {
         .ok_or(Error::MissingField {
             field: "peer process",
         })
-}
-
-/// The runtime's trace, for the log.
-fn trace<T>(request: &Request<T>) -> Option<String> {
-    let parent = request.metadata().get(rpc::TRACE_PARENT)?.to_str().ok()?;
-    (parent.len() <= MAX_TRACE).then(|| parent.to_owned())
 }
 
 /// The namespace that the caller holds open, verified to be the one that it saw.

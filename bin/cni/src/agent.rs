@@ -11,11 +11,10 @@ use tombolo_failpoint::Point;
 use tombolo_rpc::node_client::NodeClient;
 use tombolo_rpc::{
     AddRequest, Attachment, CheckRequest, ConnectError, DelRequest, Failure, GcRequest, PROTOCOL,
-    StatusReply, StatusRequest, TRACE_PARENT, Transport, add_reply, connect,
+    StatusReply, StatusRequest, Transport, add_reply, connect,
 };
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
-use crate::env;
 use crate::steps;
 
 /// First and longest pause between two attempts to connect.
@@ -98,10 +97,10 @@ pub async fn add(patience: &Patience, request: AddRequest) -> Result<Attachment,
         async |mut client, left: Duration| {
             let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
             client
-                .add_network(traced(AddRequest {
+                .add_network(AddRequest {
                     timeout_ms,
                     ..request.clone()
-                }))
+                })
                 .await
         },
     )
@@ -116,7 +115,7 @@ pub async fn add(patience: &Patience, request: AddRequest) -> Result<Attachment,
 /// Asks to detach.
 pub async fn del(patience: &Patience, request: DelRequest) -> Result<(), AgentError> {
     let reply = converse(patience, &steps::DEL_ASK, async |mut client, _left| {
-        client.del_network(traced(request.clone())).await
+        client.del_network(request.clone()).await
     })
     .await?;
     reply
@@ -127,7 +126,7 @@ pub async fn del(patience: &Patience, request: DelRequest) -> Result<(), AgentEr
 /// Asks to compare.
 pub async fn check(patience: &Patience, request: CheckRequest) -> Result<(), AgentError> {
     let reply = converse(patience, &steps::CHECK_ASK, async |mut client, _left| {
-        client.check_network(traced(request.clone())).await
+        client.check_network(request.clone()).await
     })
     .await?;
     reply
@@ -138,7 +137,7 @@ pub async fn check(patience: &Patience, request: CheckRequest) -> Result<(), Age
 /// Asks to detach what is not listed. An agent of a build before GC says so.
 pub async fn gc(patience: &Patience, request: GcRequest) -> Result<(), AgentError> {
     let reply = converse(patience, &steps::GC_ASK, async |mut client, _left| {
-        client.garbage_collect(traced(request.clone())).await
+        client.garbage_collect(request.clone()).await
     })
     .await;
     let reply = reply.map_err(|error| match error {
@@ -164,16 +163,6 @@ pub async fn status(patience: &Patience) -> Result<StatusReply, AgentError> {
         client.status(StatusRequest { protocol }).await
     })
     .await
-}
-
-/// The request, with what ties it to the runtime's own trace: the agent logs it.
-fn traced<M>(message: M) -> Request<M> {
-    let mut request = Request::new(message);
-    let parent = env::trace_parent().and_then(|parent| parent.parse().ok());
-    if let Some(parent) = parent {
-        request.metadata_mut().insert(TRACE_PARENT, parent);
-    }
-    request
 }
 
 async fn converse<R>(

@@ -85,13 +85,6 @@ pub enum EnvError {
     ArgTooLong { name: &'static str },
 }
 
-/// The trace that this call is part of, where the runtime says so: `00-<32 digits>-<16 digits>-<2 digits>`.
-pub fn trace_parent() -> Option<String> {
-    let text = std::env::var("TRACEPARENT").ok()?;
-    let well_formed = |c: char| c.is_ascii_hexdigit() || c == '-';
-    (text.len() == 55 && text.chars().all(well_formed)).then_some(text)
-}
-
 /// What the runtime asks for. Empty where a variable is absent and not required.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {

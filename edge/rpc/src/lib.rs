@@ -30,9 +30,6 @@ pub const MAX_VALID: usize = 4096;
 /// Longest text of a [`Failure`] in bytes; what is longer is cut, so that a failure can always be told.
 pub const MAX_TEXT: usize = 8 << 10;
 
-/// Metadata of a request: the trace that it is part of, as W3C's Trace Context writes it.
-pub const TRACE_PARENT: &str = "traceparent";
-
 /// Where the agent listens unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/tombolo/agent.sock";
 

@@ -137,24 +137,6 @@ fn addresses_of_somebodys_choice_are_refused_for_add_and_do_not_stop_del() {
 }
 
 #[test]
-fn a_trace_of_the_runtime_is_handed_on_and_nonsense_is_not() {
-    let agent = FakeAgent::start(Script::Succeed);
-    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    for (command, parent) in [
-        ("ADD", trace),
-        ("DEL", trace),
-        ("ADD", "nonsense"),
-        ("DEL", &"0".repeat(5000)),
-    ] {
-        let call = Call::new(command, &agent.socket(), "1.0.0");
-        let call = call.env("TRACEPARENT", parent).env("TRACESTATE", "a=b");
-        assert_eq!(call.run().exit, 0);
-    }
-    assert_eq!(agent.asked().len(), 4);
-    assert_eq!(agent.traces(), [trace, trace]);
-}
-
-#[test]
 fn routes_of_a_table_of_its_own_are_told_where_a_table_can_be() {
     let mut made: Attachment = attachment();
     for route in &mut made.routes[..2] {

@@ -45,7 +45,6 @@ pub enum Script {
 struct State {
     script: Script,
     asked: Mutex<Vec<Asked>>,
-    traces: Mutex<Vec<String>>,
 }
 
 /// A running agent; its socket goes with it.
@@ -68,7 +67,6 @@ impl FakeAgent {
         let state = Arc::new(State {
             script,
             asked: Mutex::default(),
-            traces: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -97,11 +95,6 @@ impl FakeAgent {
 
     pub fn asked(&self) -> Vec<Asked> {
         self.state.asked.lock().unwrap().clone()
-    }
-
-    /// The trace of each request that has one.
-    pub fn traces(&self) -> Vec<String> {
-        self.state.traces.lock().unwrap().clone()
     }
 }
 
@@ -164,10 +157,6 @@ impl Service {
                 (netns.dev, netns.ino),
                 "the plugin holds the namespace open"
             );
-        }
-        if let Some(trace) = request.metadata().get(tombolo_rpc::TRACE_PARENT) {
-            let trace = trace.to_str().unwrap().to_owned();
-            self.0.traces.lock().unwrap().push(trace);
         }
         self.0.asked.lock().unwrap().push(asked);
     }
