@@ -17,5 +17,5 @@ pub mod system_rules;
 
 pub use model::{
     Address, Endpoint, EndpointAddress, EndpointState, LinkState, NatState, Neighbour, NodeInput,
-    NodeState, Route, RouteKind, Rule, RuleAction, Selector, Sysctl,
+    NodeState, OwnTable, Route, RouteKind, Rule, RuleAction, Selector, Sysctl,
 };

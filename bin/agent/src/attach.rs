@@ -6,6 +6,7 @@
 //! ```
 //! It runs in a task of its own, so that a caller that goes away cancels the waiting and not the undoing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::journal::{Journal, NetnsRecord, Phase, Record};
 use crate::keys::{Cancel, Why};
 use crate::node::{Node, Shortage, Wired};
 use crate::notes;
+use crate::sandboxes::Sandboxes;
 use crate::steps;
 
 /// An ADD, checked.
@@ -110,6 +112,7 @@ async fn locked(node: &Arc<Node>, request: Request, cancel: &Arc<Cancel>) -> Res
         mtu: node.wired.borrow().pod_mtu(&addresses),
         addresses,
         host_ifindex: None,
+        beside: BTreeSet::new(),
         since: clock::now(),
     };
     let record = wire(node, &request, record).await?;
@@ -183,7 +186,10 @@ fn endpoint_state(record: &Record, host_ifindex: u32, wired: &Wired) -> Endpoint
         addresses: record.addresses.clone(),
         mtu: record.mtu,
     };
-    desired::endpoint(&endpoint, &wired.nics)
+    EndpointState {
+        own_table: record.own_table(),
+        ..desired::endpoint(&endpoint, &wired.nics)
+    }
 }
 
 async fn reserve(
@@ -249,6 +255,7 @@ async fn wire(node: &Arc<Node>, request: &Request, record: Record) -> Result<Rec
         journal: node.journal.clone(),
         wired: node.wired.borrow().clone(),
         netns: Arc::clone(&request.netns),
+        sandboxes: Arc::clone(&node.sandboxes),
         path: request.path.clone(),
         record: record.clone(),
     };
@@ -284,6 +291,7 @@ struct Wiring {
     journal: Journal,
     wired: Arc<Wired>,
     netns: Arc<Netns>,
+    sandboxes: Arc<Sandboxes>,
     path: String,
     record: Record,
 }
@@ -312,6 +320,7 @@ impl Wiring {
             journal,
             wired,
             netns,
+            sandboxes,
             path,
             mut record,
         } = self;
@@ -338,6 +347,11 @@ impl Wiring {
                 error => touched("create the link")(error),
             })?;
         record.host_ifindex = Some(link.host_ifindex);
+        // Until it is configured: who comes first has the default route.
+        let _alone = sandboxes.enter(netns.id());
+        record.beside = pod
+            .others_defaults(link.pod_ifindex)
+            .map_err(touched("look at the pod's routes"))?;
         let state = endpoint_state(&record, link.host_ifindex, &wired);
         pod.configure(kernel, link, &key, &state)
             .map_err(touched("configure the link"))?;
@@ -352,6 +366,7 @@ impl Wiring {
 /// The attachment in terms of a CNI result.
 pub fn answer(record: &Record) -> rpc::Attachment {
     let (pod_mac, host_mac) = record.key.macs();
+    let own = record.own_table();
     let mut addresses = Vec::new();
     let mut routes = Vec::new();
     for address in &record.addresses {
@@ -361,17 +376,27 @@ pub fn answer(record: &Record) -> rpc::Attachment {
             Family::V6 => (POD_GATEWAY6.to_string(), "::/0"),
         };
         let length = family.host_prefix();
+        let table = if own.families.contains(&family) {
+            own.table
+        } else {
+            0
+        };
         addresses.push(rpc::Address {
             cidr: format!("{}/{length}", address.ip),
             gateway: gateway.clone(),
         });
-        routes.push(rpc::Route {
-            dst: format!("{gateway}/{length}"),
-            gateway: String::new(),
-        });
+        // That of IPv6 is a link address, which needs no route.
+        if family == Family::V4 {
+            routes.push(rpc::Route {
+                dst: format!("{gateway}/{length}"),
+                gateway: String::new(),
+                table,
+            });
+        }
         routes.push(rpc::Route {
             dst: any.to_owned(),
             gateway,
+            table,
         });
     }
     rpc::Attachment {

@@ -9,6 +9,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tombolo_core::datapath::OwnTable;
 use tombolo_core::types::AttachmentKey;
 use tombolo_netlink::Netns;
 use tombolo_netlink::wire::{self, PodSide};
@@ -42,7 +43,7 @@ pub async fn held(
     match node.record(key) {
         None => unknown(node, key, netns).await,
         // An earlier DEL did the rest, or the reaper still does. By now its addresses may be another's.
-        Some(record) if record.phase == Phase::Draining => release_name(node, key, netns).await,
+        Some(record) if record.phase == Phase::Draining => release_name(node, record, netns).await,
         Some(record) => drain(node, record, netns).await,
     }
 }
@@ -63,9 +64,11 @@ async fn unknown(
         .unwrap_or_default();
     let owned = key.clone();
     let gate = node.gate.read().await;
-    let detached = node
-        .kernels
-        .run(move |kernel| wire::detach_pod(kernel, netns.as_deref(), &owned, ifindex, &addresses));
+    let detached = node.kernels.run(move |kernel| {
+        // Rules of its own in the pod lead to an empty table, and so nowhere; the next one of the name removes them.
+        let own = OwnTable::default();
+        wire::detach_pod(kernel, netns.as_deref(), &owned, ifindex, &addresses, &own)
+    });
     let detached = detached.await?.map_err(Error::kernel("detach", key));
     drop(gate);
     if node.doomed.send(key.clone()).is_err() {
@@ -76,16 +79,17 @@ async fn unknown(
 
 async fn release_name(
     node: &Arc<Node>,
-    key: &AttachmentKey,
+    record: Record,
     netns: Option<Arc<Netns>>,
 ) -> Result<(), Error> {
     let Some(netns) = netns else { return Ok(()) };
-    let owned = key.clone();
-    let released = node
-        .kernels
-        .run(move |_| PodSide::open(&netns)?.release_name(&owned.ifname, owned.macs().0))
-        .await?;
-    released.map_err(Error::kernel("free the interface name", key))
+    let key = record.key.clone();
+    let released = node.kernels.run(move |_| {
+        let (mac, _) = record.key.macs();
+        PodSide::open(&netns)?.release_name(&record.key.ifname, mac, &record.own_table())
+    });
+    let released = released.await?;
+    released.map_err(Error::kernel("free the interface name", &key))
 }
 
 /// Takes a known attachment apart. The caller holds its key. Goes on through failures and reports the first: whatever is
@@ -115,6 +119,7 @@ pub async fn drain(
             &record.key,
             record.host_ifindex,
             &addresses,
+            &record.own_table(),
         )
         .map_err(Error::kernel("detach", &record.key));
         (noted, detached)

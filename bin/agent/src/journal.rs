@@ -16,12 +16,14 @@ mod notes;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tombolo_core::datapath::EndpointAddress;
-use tombolo_core::types::{AttachmentKey, Millis, PodRef};
+use tombolo_core::datapath::conventions::pod_own_table;
+use tombolo_core::datapath::{EndpointAddress, OwnTable};
+use tombolo_core::types::{AttachmentKey, Family, Millis, PodRef};
 
 use crate::steps;
 pub use file::Error;
@@ -62,7 +64,20 @@ pub struct Record {
     pub mtu: u32,
     /// Index of the host end, once made.
     pub host_ifindex: Option<u32>,
+    /// Families in which another interface has the pod's default route; this one has a table of its own for them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub beside: BTreeSet<Family>,
     pub since: Millis,
+}
+
+impl Record {
+    /// The table that it has for itself in its pod, if any.
+    pub fn own_table(&self) -> OwnTable {
+        OwnTable {
+            table: self.host_ifindex.map_or(0, pod_own_table),
+            families: self.beside.clone(),
+        }
+    }
 }
 
 /// A resting address.

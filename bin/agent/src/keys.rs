@@ -171,7 +171,7 @@ mod tests {
         let first = keys.lock(&key, Some(&holder)).await;
         let mut second = Box::pin(keys.lock(&key, Some(&waiter)));
         assert!(futures::poll!(second.as_mut()).is_pending());
-        assert_eq!(keys.adding(), [key.clone()]);
+        assert_eq!(keys.adding(), std::slice::from_ref(&key));
         keys.supersede(&key);
         assert_eq!(holder.cancelled().await, Why::Superseded);
         waiter.cancel(Why::Vanished);

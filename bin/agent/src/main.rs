@@ -41,6 +41,7 @@ mod restore;
 mod resync;
 mod rpc;
 mod run;
+mod sandboxes;
 mod scrub;
 mod spec;
 mod standalone;

@@ -26,6 +26,7 @@ use crate::kernels::Kernels;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use crate::sandboxes::Sandboxes;
 use crate::scrub::Clean;
 use crate::spec::{self, Plan};
 use crate::steps;
@@ -116,6 +117,7 @@ pub struct Shortage {
 pub struct Node {
     pub config: Config,
     pub kernels: Arc<Kernels>,
+    pub sandboxes: Arc<Sandboxes>,
     pub journal: Journal,
     pub notes: Notes,
     pub pool: Pool,
@@ -149,6 +151,7 @@ impl Node {
         Arc::new(Self {
             config,
             kernels: Arc::new(kernels),
+            sandboxes: Arc::default(),
             journal,
             notes,
             pool,

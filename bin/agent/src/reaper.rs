@@ -231,7 +231,8 @@ fn delete_links(kernel: &mut Kernel, records: &[Record]) -> Result<BTreeSet<Stri
     }
     for record in records.iter().filter(left) {
         let ips: Vec<IpAddr> = addresses(record).collect();
-        wire::detach_pod(kernel, None, &record.key, record.host_ifindex, &ips)?;
+        let own = record.own_table();
+        wire::detach_pod(kernel, None, &record.key, record.host_ifindex, &ips, &own)?;
     }
     wire::reap_doomed(kernel)?;
     link_names(kernel)

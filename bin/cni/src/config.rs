@@ -13,6 +13,7 @@ use tombolo_rpc::ValidAttachment;
 
 use crate::env::Command;
 use crate::gc;
+use crate::runtime::{self, Asked};
 use crate::version::CniVersion;
 
 /// How long an ADD may take in all. A cloud attaches a NIC in 5 to 30 seconds; the kubelet gives a sandbox four
@@ -87,6 +88,8 @@ pub struct NetConf {
     pub timeout: Duration,
     /// For GC: what stands of this network.
     pub valid: Vec<ValidAttachment>,
+    /// For ADD: what the runtime wants beside an interface.
+    pub asked: Asked,
     /// The result of the plugins before us; absent where we are the first.
     pub prev_result: Option<Map<String, Value>>,
 }
@@ -118,8 +121,10 @@ impl NetConf {
             Command::Gc => gc::valid(&conf, &name)?,
             _ => Vec::new(),
         };
+        let mut asked = Asked::default();
         if matches!(command, Command::Add) {
-            refuse_unsupported(&conf)?;
+            refuse_ipam(&conf)?;
+            asked = runtime::asked(&conf)?;
         }
         let prev_result = match conf.remove("prevResult") {
             None | Some(Value::Null) => None,
@@ -144,6 +149,7 @@ impl NetConf {
             agent_socket,
             timeout,
             valid,
+            asked,
             prev_result,
         })
     }
@@ -224,20 +230,17 @@ fn timeout(conf: &Map<String, Value>) -> Result<Duration, ConfigError> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// Requests that would go unheard: an IPAM plugin beside our pool, an address or MAC of the runtime's choice.
-fn refuse_unsupported(conf: &Map<String, Value>) -> Result<(), ConfigError> {
-    let unsupported = |key, value: &Value, why| {
-        Err(ConfigError::Unsupported {
-            key,
-            value: value.to_string(),
-            why,
-        })
-    };
+/// An IPAM plugin beside our pool would go unheard.
+fn refuse_ipam(conf: &Map<String, Value>) -> Result<(), ConfigError> {
     match conf.get("ipam") {
         None | Some(Value::Null) => {}
         Some(Value::Object(ipam)) => {
             if let Some(kind) = ipam.get("type") {
-                return unsupported("ipam.type", kind, "addresses come from the agent");
+                return Err(ConfigError::Unsupported {
+                    key: "ipam.type",
+                    value: kind.to_string(),
+                    why: "addresses come from the agent",
+                });
             }
         }
         Some(_) => {
@@ -247,34 +250,6 @@ fn refuse_unsupported(conf: &Map<String, Value>) -> Result<(), ConfigError> {
                     expected: "an object",
                 },
             ));
-        }
-    }
-    let runtime = match conf.get("runtimeConfig") {
-        None | Some(Value::Null) => return Ok(()),
-        Some(Value::Object(runtime)) => runtime,
-        Some(_) => {
-            return Err(ConfigError::field(
-                "runtimeConfig",
-                Problem::WrongType {
-                    expected: "an object",
-                },
-            ));
-        }
-    };
-    // Runtimes disagree about upper and lower case in here.
-    for (key, value) in runtime {
-        let asks = !matches!(value, Value::Null)
-            && value.as_str() != Some("")
-            && value.as_array().is_none_or(|v| !v.is_empty());
-        if asks && key.eq_ignore_ascii_case("ips") {
-            return unsupported("runtimeConfig.ips", value, "addresses come from the agent");
-        }
-        if asks && key.eq_ignore_ascii_case("mac") {
-            return unsupported(
-                "runtimeConfig.mac",
-                value,
-                "the MAC follows from the attachment",
-            );
         }
     }
     Ok(())

@@ -75,6 +75,12 @@ pub enum EnvError {
     NotUtf8 { name: &'static str, lossy: String },
     #[error("CNI_ARGS pair {0:?} must have the form KEY=VALUE")]
     ArgsPair(String),
+    #[error("CNI_ARGS {key}={value} is not supported: {why}")]
+    ArgUnsupported {
+        key: &'static str,
+        value: String,
+        why: &'static str,
+    },
     #[error("{name} in CNI_ARGS has more than {MAX_POD_ARG} bytes")]
     ArgTooLong { name: &'static str },
 }
@@ -151,7 +157,8 @@ impl Invocation {
         }))
     }
 
-    /// Takes `CNI_ARGS` apart: pairs in any order, unknown keys ignored.
+    /// Takes `CNI_ARGS` apart: pairs in any order, unknown keys ignored. An address or MAC of somebody's choice, as podman
+    /// passes it, is refused.
     pub fn pod(&self) -> Result<PodArgs, EnvError> {
         let mut pod = PodArgs::default();
         let Some(args) = &self.args else {
@@ -171,6 +178,14 @@ impl Invocation {
                 "K8S_POD_NAMESPACE" => ("K8S_POD_NAMESPACE", &mut pod.namespace),
                 "K8S_POD_NAME" => ("K8S_POD_NAME", &mut pod.name),
                 "K8S_POD_UID" => ("K8S_POD_UID", &mut pod.uid),
+                "IP" if !value.is_empty() => {
+                    let why = "addresses come from the agent";
+                    return Err(refused("IP", value, why));
+                }
+                "MAC" if !value.is_empty() => {
+                    let why = "the MAC follows from the attachment";
+                    return Err(refused("MAC", value, why));
+                }
                 _ => continue,
             };
             if value.len() > MAX_POD_ARG {
@@ -180,6 +195,11 @@ impl Invocation {
         }
         Ok(pod)
     }
+}
+
+fn refused(key: &'static str, value: &str, why: &'static str) -> EnvError {
+    let value = value.to_owned();
+    EnvError::ArgUnsupported { key, value, why }
 }
 
 #[cfg(test)]
@@ -241,6 +261,14 @@ mod tests {
             }
         );
         assert_eq!(with("").unwrap(), PodArgs::default());
+        for args in ["IgnoreUnknown=1;IP=10.0.0.9", "MAC=02:00:00:00:00:01"] {
+            let refused = with(args).unwrap_err();
+            assert!(
+                matches!(refused, EnvError::ArgUnsupported { .. }),
+                "{refused}"
+            );
+        }
+        assert_eq!(with("IP=;MAC=").unwrap(), PodArgs::default());
         assert_eq!(with("A=1;broken"), Err(EnvError::ArgsPair("broken".into())));
     }
 }

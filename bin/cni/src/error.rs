@@ -83,7 +83,8 @@ impl PluginError {
             Self::Config(
                 ConfigError::VersionUnsupported(_) | ConfigError::VersionTooOld { .. },
             ) => 1,
-            Self::Config(ConfigError::Unsupported { .. }) => 2,
+            Self::Config(ConfigError::Unsupported { .. })
+            | Self::Env(EnvError::ArgUnsupported { .. }) => 2,
             Self::Env(_) => 4,
             Self::Key(invalid) if invalid.field.starts_with("CNI_") => 4,
             Self::Input(_) | Self::Runtime(_) | Self::Netns(NetnsError::Examine { .. }) => 5,

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tombolo_core::types::AttachmentKey;
 use tombolo_fuzz::Target;
 use tombolo_rpc::{Address, Attachment, MAX_VALID, Route};
@@ -35,6 +35,7 @@ fn made() -> Attachment {
         routes: vec![Route {
             dst: "0.0.0.0/0".to_owned(),
             gateway: "169.254.1.1".to_owned(),
+            table: 0,
         }],
     }
 }
@@ -58,7 +59,11 @@ fn add(conf: NetConf) -> Result<(), PluginError> {
             .and_then(Value::as_array)
             .map_or(0, Vec::len)
     };
-    let earlier = Earlier::parse(conf.prev_result, IFNAME, NETNS)?;
+    let mut earlier = Earlier::parse(conf.prev_result, IFNAME, NETNS)?;
+    if let Some(dns) = conf.asked.dns {
+        assert!(!dns.is_empty());
+        earlier.set_dns(dns);
+    }
     let result = result::of_add(version, earlier, &made(), IFNAME, NETNS);
     let result: Value = serde_json::from_str(&result.to_string()).expect("JSON");
     assert_eq!(result["cniVersion"], version.text());
@@ -68,7 +73,7 @@ fn add(conf: NetConf) -> Result<(), PluginError> {
     }
     for key in before.keys() {
         assert!(
-            result.get(key).is_some() || before[key].is_null(),
+            result.get(key).is_some() || before[key].is_null() || before[key] == json!({}),
             "{key} is lost"
         );
     }
@@ -94,6 +99,11 @@ fn stdin() {
         "address",
         "gateway",
         "runtimeConfig",
+        "Servers",
+        "searches",
+        "bandwidth",
+        "args",
+        "cni",
         "ips",
         "mac",
         "ipam",

@@ -14,6 +14,7 @@ mod input;
 mod netns;
 mod note;
 mod result;
+mod runtime;
 mod steps;
 mod version;
 
@@ -122,7 +123,13 @@ fn add(invocation: &Invocation, conf: NetConf) -> Result<Value, PluginError> {
     let key = rpc_key(key(invocation, &conf)?);
     let pod = invocation.pod()?;
     let patience = patience(&conf, CONNECT_ADD);
-    let earlier = Earlier::parse(conf.prev_result, ifname, path)?;
+    let mut earlier = Earlier::parse(conf.prev_result, ifname, path)?;
+    for what in conf.asked.unheard {
+        eprintln!("tombolo-cni: {what} is not supported and ignored");
+    }
+    if let Some(dns) = conf.asked.dns {
+        earlier.set_dns(dns);
+    }
     let netns = Netns::open(path, invocation.netns_override)?;
     let request = AddRequest {
         protocol: PROTOCOL,

@@ -3,7 +3,7 @@
 //! What earlier plugins made passes as it is, fields that we do not know included.
 
 use serde_json::{Map, Value, json};
-use tombolo_rpc::Attachment;
+use tombolo_rpc::{Attachment, Route};
 
 use crate::config::{ConfigError, Problem};
 use crate::version::CniVersion;
@@ -31,6 +31,10 @@ impl Earlier {
         netns: &str,
     ) -> Result<Self, ConfigError> {
         let mut rest = prev.unwrap_or_default();
+        // Empty is as good as none, and some runtimes take it for a resolver without servers.
+        rest.retain(|field, value| {
+            field != "dns" || value.as_object().is_none_or(|v| !v.is_empty())
+        });
         let mut list = |field| list(rest.remove(field), field);
         let (interfaces, ips, routes) = (list("interfaces")?, list("ips")?, list("routes")?);
         let same = |i: &Value| text(i, "name") == ifname && text(i, "sandbox") == netns;
@@ -50,6 +54,11 @@ impl Earlier {
             ips,
             routes,
         })
+    }
+
+    /// What the pod is to resolve names with, in place of what earlier plugins said.
+    pub fn set_dns(&mut self, dns: Map<String, Value>) {
+        self.rest.insert("dns".into(), dns.into());
     }
 }
 
@@ -126,6 +135,9 @@ pub fn of_add(
     } = earlier;
     let host = interface(version, &made.host_ifname, &made.host_mac, made.mtu, "");
     let pod = interface(version, ifname, &made.pod_mac, made.mtu, netns);
+    interfaces
+        .iter_mut()
+        .for_each(|earlier| shape_interface(version, earlier));
     let pod_index = interfaces.len() + 1;
     interfaces.extend([host, pod]);
 
@@ -143,13 +155,7 @@ pub fn of_add(
         shape_ip(version, ip);
     }
     for route in &made.routes {
-        routes.push(
-            match (route.gateway.as_str(), version >= CniVersion::V1_1_0) {
-                ("", true) => json!({ "dst": route.dst, "scope": SCOPE_LINK }),
-                ("", false) => json!({ "dst": route.dst }),
-                (gateway, _) => json!({ "dst": route.dst, "gw": gateway }),
-            },
-        );
+        routes.extend(shape_route(version, route));
     }
 
     rest.insert("cniVersion".into(), version.text().into());
@@ -175,6 +181,36 @@ fn interface(version: CniVersion, name: &str, mac: &str, mtu: u32, sandbox: &str
         interface["mtu"] = json!(mtu);
     }
     interface
+}
+
+/// Versions before 1.0.0 know less of an interface.
+fn shape_interface(version: CniVersion, interface: &mut Value) {
+    if let Value::Object(interface) = interface
+        && version < CniVersion::V1_0_0
+    {
+        for later in ["mtu", "socketPath", "pciID"] {
+            interface.remove(later);
+        }
+    }
+}
+
+/// Versions before 1.1.0 know neither scopes nor tables: a route that is not of the pod's main table is not told of there,
+/// or plugins after us would take it for the pod's.
+fn shape_route(version: CniVersion, route: &Route) -> Option<Value> {
+    let newest = version >= CniVersion::V1_1_0;
+    if route.table != 0 && !newest {
+        return None;
+    }
+    let mut shaped = json!({ "dst": route.dst });
+    match route.gateway.as_str() {
+        "" if newest => shaped["scope"] = json!(SCOPE_LINK),
+        "" => {}
+        gateway => shaped["gw"] = json!(gateway),
+    }
+    if route.table != 0 {
+        shaped["table"] = json!(route.table);
+    }
+    Some(shaped)
 }
 
 /// Versions before 1.0.0 name the family of every address; later ones do not know the field.

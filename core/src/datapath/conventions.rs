@@ -55,6 +55,12 @@ pub const PRIORITY_UNMARKED_POD: u32 = 1800;
 /// End of our rules.
 pub const PRIORITY_END: u32 = 2000;
 
+/// Inside a pod: an attachment beside the one that has the pod's default route asks a table of its own for what comes from
+/// its address, or is bound to its interface. Before main.
+pub const PRIORITY_POD_OWN_TABLE: u32 = 512;
+/// That table is this number plus the index of the host end.
+pub const POD_OWN_TABLE_BASE: u32 = 116_000;
+
 /// Bits of the packet and connection mark that we read and write. kube-proxy (0x4000, 0x8000), the portmap plugin
 /// (0x2000), Cilium's and AWS's low bits and wg-quick's 0xca6c lie outside.
 pub const MARK_MASK: u32 = 0x0fff_0000;
@@ -94,7 +100,13 @@ pub const fn nic_table(device_index: u16) -> u32 {
     }
 }
 
-/// Whether a table number belongs to us.
+/// The table, inside the pod, of the attachment with this host end.
+#[must_use]
+pub const fn pod_own_table(host_ifindex: u32) -> u32 {
+    POD_OWN_TABLE_BASE.saturating_add(host_ifindex)
+}
+
+/// Whether a table number of the node belongs to us.
 #[must_use]
 pub const fn is_our_table(table: u32) -> bool {
     table == POD_TABLE

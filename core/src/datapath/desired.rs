@@ -18,11 +18,11 @@ use super::conventions::{
     MAIN_TABLE, MARK_MAGIC, MARK_MAGIC_MASK, MARK_MASK, NO_POD_METRIC, POD_LINK_GROUP, POD_TABLE,
     PRIORITY_END, PRIORITY_FROM_NIC, PRIORITY_LOCAL, PRIORITY_MARK_MISS, PRIORITY_MARK_NIC,
     PRIORITY_MARK_PRIMARY, PRIORITY_NIC_SOURCE, PRIORITY_TO_POD, PRIORITY_UNMARKED_POD,
-    ROUTE_METRIC, nic_mark, nic_table,
+    ROUTE_METRIC, nic_mark, nic_table, pod_own_table,
 };
 use super::{
-    Address, Endpoint, EndpointState, LinkState, NatState, Neighbour, NodeInput, NodeState, Route,
-    RouteKind, Rule, RuleAction, Selector, sysctls,
+    Address, Endpoint, EndpointState, LinkState, NatState, Neighbour, NodeInput, NodeState,
+    OwnTable, Route, RouteKind, Rule, RuleAction, Selector, sysctls,
 };
 use crate::types::{Family, Mac, Nic};
 
@@ -132,6 +132,10 @@ pub fn endpoint(endpoint: &Endpoint, nics: &[Nic]) -> EndpointState {
             .collect(),
         pod_addresses,
         pod_families,
+        own_table: OwnTable {
+            table: pod_own_table(ifindex),
+            families: BTreeSet::new(),
+        },
     }
 }
 

@@ -89,6 +89,27 @@ pub struct EndpointState {
     pub pod_addresses: Vec<IpNet>,
     /// Families for which the pod gets a gateway and a default route.
     pub pod_families: Vec<Family>,
+    /// Where those routes are not in the pod's main table.
+    #[serde(default, skip_serializing_if = "OwnTable::is_unused")]
+    pub own_table: OwnTable,
+}
+
+/// The table that an attachment has for itself inside its pod, for families in which another interface has the pod's
+/// default route: what comes from its addresses leaves by it all the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnTable {
+    /// Number.
+    pub table: u32,
+    /// Most often none.
+    pub families: BTreeSet<Family>,
+}
+
+impl OwnTable {
+    /// Whether the pod's main table holds all of the attachment's routes.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.families.is_empty()
+    }
 }
 
 /// A policy rule (`ip rule`).
@@ -111,6 +132,8 @@ pub enum Selector {
     All,
     /// Packets that came in by this interface (`lo`: locally made).
     Iif(String),
+    /// Packets of sockets that are bound to this interface.
+    Oif(String),
     /// Packets with this source.
     From(IpNet),
     /// Packets with this (mark, mask).

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use tombolo_core::datapath::{
-    Address, Endpoint, EndpointAddress, NatState, Route, RouteKind, desired,
+    Address, Endpoint, EndpointAddress, NatState, OwnTable, Route, RouteKind, desired,
 };
 use tombolo_core::types::{AttachmentKey, Families, Family, Nic, NicId};
 use tombolo_netlink::link::Veth;
@@ -154,6 +154,7 @@ fn main() {
                         &ep.key,
                         Some(pair.host_ifindex),
                         ips,
+                        &OwnTable::default(),
                     )
                 })
                 .unwrap();

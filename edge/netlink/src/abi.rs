@@ -137,6 +137,7 @@ pub mod fra {
     pub const DST: u16 = 1;
     pub const SRC: u16 = 2;
     pub const IIFNAME: u16 = 3;
+    pub const OIFNAME: u16 = 17;
     pub const GOTO: u16 = 4;
     pub const PRIORITY: u16 = 6;
     pub const FWMARK: u16 = 10;

@@ -143,7 +143,7 @@ fn any_rule(u: &mut Unstructured<'_>) -> Result<Rule> {
     Ok(Rule {
         family,
         priority: u.arbitrary()?,
-        selector: match u.int_in_range(0..=3)? {
+        selector: match u.int_in_range(0..=4)? {
             0 => Selector::All,
             1 => Selector::Iif((*name).to_owned()),
             // One of length 0 selects everything, which is Selector::All.
@@ -151,7 +151,8 @@ fn any_rule(u: &mut Unstructured<'_>) -> Result<Rule> {
                 all if all.prefix_len() == 0 => Selector::All,
                 some => Selector::From(some),
             },
-            _ => Selector::Mark(u.arbitrary()?, u.arbitrary()?),
+            3 => Selector::Mark(u.arbitrary()?, u.arbitrary()?),
+            _ => Selector::Oif((*name).to_owned()),
         },
         action: match u.int_in_range(0..=3)? {
             0 => RuleAction::Lookup(u.arbitrary()?),

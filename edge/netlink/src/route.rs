@@ -32,6 +32,13 @@ pub struct ForeignRoute {
     pub metric: u32,
 }
 
+impl ForeignRoute {
+    /// Whether it leads somewhere.
+    pub(crate) const fn is_unicast(&self) -> bool {
+        self.kind == rta::UNICAST
+    }
+}
+
 /// What a dump holds.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {

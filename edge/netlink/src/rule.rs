@@ -138,6 +138,9 @@ fn encode(operation: &'static str, rule: &Rule, kind: u16, flags: u16) -> Reques
         Selector::Iif(name) => {
             body.put_str(fra::IIFNAME, name);
         }
+        Selector::Oif(name) => {
+            body.put_str(fra::OIFNAME, name);
+        }
         Selector::From(net) if net.prefix_len() > 0 => {
             body.put_ip(fra::SRC, net.network());
         }
@@ -180,8 +183,8 @@ pub(crate) fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
     let family = family_of(family)?;
     let flags = u32_at(reply.payload, 8)?;
     let (mut table, mut priority, mut protocol) = (u32::from(low_table), 0, 0);
-    let (mut dst, mut src, mut iif, mut target, mut mark, mut mask) =
-        (None, None, None, None, None, None);
+    let (mut dst, mut src, mut iif, mut oif) = (None, None, None, None);
+    let (mut target, mut mark, mut mask) = (None, None, None);
     let mut plain = dst_len == 0 && tos == 0 && flags & fra::F_INVERT == 0;
     for (attribute, value) in reply.attributes(fra::HEADER) {
         match attribute {
@@ -191,6 +194,7 @@ pub(crate) fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
             fra::DST => dst = ip_of(value),
             fra::SRC => src = ip_of(value),
             fra::IIFNAME => iif = text(value),
+            fra::OIFNAME => oif = text(value),
             fra::GOTO => target = u32_of(value),
             fra::FWMARK => mark = u32_of(value),
             fra::FWMASK => mask = u32_of(value),
@@ -203,14 +207,17 @@ pub(crate) fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
             _ => plain = false,
         }
     }
-    let selector = match (src_len, src, iif, mark, mask) {
-        (0, None, None, None, None) => Some(Selector::All),
-        (0, None, Some(name), None, None) => Some(Selector::Iif(name)),
-        (1.., Some(ip), None, None, None) if Family::of(ip) == family => IpNet::new(ip, src_len)
-            .ok()
-            .filter(|net| *net == net.trunc())
-            .map(Selector::From),
-        (0, None, None, mark, Some(mask)) => Some(Selector::Mark(mark.unwrap_or(0), mask)),
+    let selector = match (src_len, src, iif, oif, mark, mask) {
+        (0, None, None, None, None, None) => Some(Selector::All),
+        (0, None, Some(name), None, None, None) => Some(Selector::Iif(name)),
+        (0, None, None, Some(name), None, None) => Some(Selector::Oif(name)),
+        (1.., Some(ip), None, None, None, None) if Family::of(ip) == family => {
+            IpNet::new(ip, src_len)
+                .ok()
+                .filter(|net| *net == net.trunc())
+                .map(Selector::From)
+        }
+        (0, None, None, None, mark, Some(mask)) => Some(Selector::Mark(mark.unwrap_or(0), mask)),
         _ => None,
     };
     let shape = match (action, target) {

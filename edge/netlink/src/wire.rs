@@ -4,6 +4,9 @@
 //!   PodSide::open ─▶ create ─▶ (core: desired::endpoint with the host index) ─▶ configure         ADD
 //!   detach_pod (synchronous: name free, routes and sources gone) ─▶ reap_doomed (background)      DEL
 //! ```
+//! A pod may have other interfaces, ours or another's. In families in which one of them has the pod's default route before
+//! us, ours goes into a table of its own inside the pod, with rules for what comes from its addresses or is bound to it.
+//!
 //! Every step may be repeated. Nothing passes before the last step of `configure`.
 
 mod check;
@@ -11,13 +14,18 @@ mod points;
 mod ready;
 mod recycle;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use rustix::io::Errno;
 use tombolo_core::datapath::conventions::{
-    DOOMED_LINK_GROUP, MAIN_TABLE, POD_GATEWAY4, POD_GATEWAY6, POD_LINK_GROUP, ROUTE_METRIC,
+    DOOMED_LINK_GROUP, MAIN_TABLE, POD_GATEWAY4, POD_GATEWAY6, POD_LINK_GROUP,
+    PRIORITY_POD_OWN_TABLE, ROUTE_METRIC,
 };
-use tombolo_core::datapath::{Address, EndpointState, Neighbour, Route, RouteKind, Sysctl};
+use tombolo_core::datapath::{
+    Address, EndpointState, Neighbour, OwnTable, Route, RouteKind, Rule, RuleAction, Selector,
+    Sysctl,
+};
 use tombolo_core::types::{AttachmentKey, Family, Mac};
 
 pub use check::check_host;
@@ -26,7 +34,7 @@ pub use points::POINTS;
 use crate::kernel::is_host_end;
 use crate::link::{Link, Veth};
 use crate::nft::Source;
-use crate::{Error, Kernel, Netns, Request, Socket, addr, link, neigh, nft, route, sysctl};
+use crate::{Error, Kernel, Netns, Request, Socket, addr, link, neigh, nft, route, rule, sysctl};
 
 /// A pod's namespace with a socket in it.
 #[derive(Debug)]
@@ -73,6 +81,28 @@ impl<'a> PodSide<'a> {
             })),
             _ => Err(Error::InterfaceExists { name: found.name }),
         }
+    }
+
+    /// The families in which another interface of the pod has its default route.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn others_defaults(&mut self, pod_ifindex: u32) -> Result<BTreeSet<Family>, Error> {
+        let routes = route::list(&mut self.route)?;
+        let ours = routes.ours.iter().map(|route| {
+            let ifindex = match route.kind {
+                RouteKind::Link { ifindex } | RouteKind::Via { ifindex, .. } => Some(ifindex),
+                RouteKind::Unreachable => Some(pod_ifindex),
+            };
+            (route.table, route.dst, ifindex)
+        });
+        // One with several ways names no single interface.
+        let others = routes.foreign.iter().filter(|route| route.is_unicast());
+        let all = ours.chain(others.map(|route| (route.table, route.dst, route.ifindex)));
+        let defaults = all.filter(|(table, dst, ifindex)| {
+            *table == MAIN_TABLE && dst.prefix_len() == 0 && *ifindex != Some(pod_ifindex)
+        });
+        Ok(defaults.map(|(_, dst, _)| Family::of(dst.addr())).collect())
     }
 
     /// Creates the veth pair: pod end here, down, and the host end in the node's namespace. A pair from an earlier
@@ -162,7 +192,8 @@ impl<'a> PodSide<'a> {
             points::ADD_POD_SETTINGS.around(|| self.netns.run(|| prepare_ipv6(&key.ifname)))??;
         }
         let mut requests = end_up(link.pod_ifindex);
-        requests.extend(pod_side(link.pod_ifindex, state));
+        requests.extend(self.stale_rules(&key.ifname, state)?);
+        requests.extend(pod_side(link.pod_ifindex, &key.ifname, state));
         points::ADD_POD_END.around(|| self.route.batch(requests))?;
 
         // The end that came up first can send only when the kernel's link watch has seen the carrier. Asking for the link
@@ -176,17 +207,57 @@ impl<'a> PodSide<'a> {
         recycle::verify(kernel, state)
     }
 
-    /// Sets the interface down and renames it, so that its name is free. Absent, or another's: nothing to do.
+    /// Rules that an earlier attachment of this name or address left in the pod.
+    fn stale_rules(&mut self, ifname: &str, state: &EndpointState) -> Result<Vec<Request>, Error> {
+        if state.own_table.is_unused() {
+            return Ok(Vec::new());
+        }
+        let wanted = pod_rules(ifname, state);
+        let rules = rule::list(&mut self.route)?.ours;
+        let ours = |rule: &&Rule| rule.priority == PRIORITY_POD_OWN_TABLE;
+        // The rule of the interface tells the table, and that the other rules.
+        let named = |rule: &&Rule| rule.selector == Selector::Oif(ifname.to_owned());
+        let named = rules.iter().filter(ours).filter(named);
+        let tables: BTreeSet<RuleAction> = named.map(|rule| rule.action.clone()).collect();
+        let selected = |rule: &Rule| wanted.iter().any(|w| w.selector == rule.selector);
+        let stale = |rule: &&Rule| {
+            (tables.contains(&rule.action) || selected(rule)) && !wanted.contains(rule)
+        };
+        let stale = rules.iter().filter(ours).filter(stale);
+        Ok(stale.map(rule::del).collect())
+    }
+
+    /// Removal of the rules that ask this table.
+    fn rules_to(&mut self, own: &OwnTable) -> Result<Vec<Request>, Error> {
+        if own.is_unused() {
+            return Ok(Vec::new());
+        }
+        let asks = |rule: &&Rule| rule.action == RuleAction::Lookup(own.table);
+        let rules = rule::list(&mut self.route)?.ours;
+        let rules = rules.iter().filter(asks);
+        Ok(rules
+            .map(|rule| rule::del(rule).tolerate(Errno::NOENT))
+            .collect())
+    }
+
+    /// Sets the interface down and renames it, so that its name is free; its own table's rules go. Absent, or another's:
+    /// left alone.
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn release_name(&mut self, ifname: &str, mac: Mac) -> Result<(), Error> {
+    pub fn release_name(&mut self, ifname: &str, mac: Mac, own: &OwnTable) -> Result<(), Error> {
         let found = link::by_name(&mut self.route, ifname)?.filter(|found| found.mac == Some(mac));
-        let Some(found) = found else { return Ok(()) };
-        let requests = vec![
-            link::set_up(found.index, false),
-            link::rename(found.index, &doomed_name(found.index)),
-        ];
+        // They outlive an interface that went with its other end.
+        let mut requests = self.rules_to(own)?;
+        if let Some(found) = found {
+            requests.extend([
+                link::set_up(found.index, false),
+                link::rename(found.index, &doomed_name(found.index)),
+            ]);
+        }
+        if requests.is_empty() {
+            return Ok(());
+        }
         tolerate_missing(points::DEL_FREE_NAME.around(|| self.route.batch(requests)))
     }
 }
@@ -211,7 +282,8 @@ pub fn create_pod(
 
 /// The synchronous part of DEL: source elements, routes, neighbours gone; host end down and doomed; the pod's interface
 /// name free (where its namespace still exists). Nothing there is success. A link of that name that is not the key's is
-/// left alone. `host_ifindex` is the index that the journal holds: the link itself may have gone with the namespace.
+/// left alone. `host_ifindex` is the index that the journal holds: the link itself may have gone with the namespace; `own`
+/// is the table that the attachment has for itself in the pod.
 ///
 /// Routes and neighbour entries go with the host end's going down; connections are for
 /// [`crate::conntrack::delete_addresses`], later.
@@ -224,6 +296,7 @@ pub fn detach_pod(
     key: &AttachmentKey,
     host_ifindex: Option<u32>,
     ips: &[IpAddr],
+    own: &OwnTable,
 ) -> Result<(), Error> {
     let (pod_mac, host_mac) = key.macs();
     let found = link::by_name(&mut kernel.route, &key.host_ifname().0)?
@@ -241,7 +314,7 @@ pub fn detach_pod(
         tolerate_missing(points::DEL_DOOM_LINK.around(|| kernel.route.request(doom)))
     });
     let released = netns.map_or(Ok(()), |netns| {
-        PodSide::open(netns)?.release_name(&key.ifname, pod_mac)
+        PodSide::open(netns)?.release_name(&key.ifname, pod_mac, own)
     });
     silenced.and(doomed).and(released)
 }
@@ -285,7 +358,7 @@ fn end_up(ifindex: u32) -> Vec<Request> {
 
 /// What the pod's namespace gets once its end is up. The IPv4 address comes first: without one the kernel takes no IPv4
 /// router. IPv6 ones come last: each sets off work in the kernel that contends with whatever follows.
-fn pod_side(ifindex: u32, state: &EndpointState) -> Vec<Request> {
+fn pod_side(ifindex: u32, ifname: &str, state: &EndpointState) -> Vec<Request> {
     let address = |ip: &&ipnet::IpNet| addr::add(&Address { ifindex, ip: **ip });
     let (v4, v6): (Vec<_>, Vec<_>) = state
         .pod_addresses
@@ -293,6 +366,12 @@ fn pod_side(ifindex: u32, state: &EndpointState) -> Vec<Request> {
         .partition(|net| net.addr().is_ipv4());
     let mut requests: Vec<_> = v4.iter().map(address).collect();
     requests.extend(pod_routes(ifindex, state).iter().map(route::add));
+    let rules = pod_rules(ifname, state);
+    requests.extend(
+        rules
+            .iter()
+            .map(|rule| rule::add(rule).tolerate(Errno::EXIST)),
+    );
     requests.extend(pod_neighbours(ifindex, state).iter().map(neigh::add));
     // The kernel's own comes from a work queue, milliseconds after the address: what arrives before would be lost.
     requests.extend(v6.iter().map(|net| route::add_local(net.addr(), ifindex)));
@@ -310,9 +389,15 @@ fn pod_routes(ifindex: u32, state: &EndpointState) -> Vec<Route> {
         } else {
             ROUTE_METRIC
         };
+        let own = &state.own_table;
+        let table = if own.families.contains(family) {
+            own.table
+        } else {
+            MAIN_TABLE
+        };
         let mut add = |dst, kind| {
             routes.push(Route {
-                table: MAIN_TABLE,
+                table,
                 dst,
                 kind,
                 metric,
@@ -324,6 +409,27 @@ fn pod_routes(ifindex: u32, state: &EndpointState) -> Vec<Route> {
         add(any(*family), RouteKind::Via { gateway, ifindex });
     }
     routes
+}
+
+/// Rules in the pod: none, as long as the pod's default route is ours.
+fn pod_rules(ifname: &str, state: &EndpointState) -> Vec<Rule> {
+    let own = &state.own_table;
+    let mut rules = Vec::new();
+    for family in &own.families {
+        let addresses = state.routes.iter().map(|route| route.dst);
+        let ours = addresses.filter(|dst| Family::of(dst.addr()) == *family);
+        let from = ours.map(Selector::From);
+        rules.extend(
+            from.chain([Selector::Oif(ifname.to_owned())])
+                .map(|selector| Rule {
+                    family: *family,
+                    priority: PRIORITY_POD_OWN_TABLE,
+                    selector,
+                    action: RuleAction::Lookup(own.table),
+                }),
+        );
+    }
+    rules
 }
 
 /// Neighbour entries in the pod: the gateways.

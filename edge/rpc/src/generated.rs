@@ -94,6 +94,9 @@ pub struct Route {
     /// Empty: on the link.
     #[prost(string, tag = "2")]
     pub gateway: ::prost::alloc::string::String,
+    /// Of the pod. 0: the main one.
+    #[prost(uint32, tag = "3")]
+    pub table: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DelRequest {

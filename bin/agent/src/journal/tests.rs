@@ -23,6 +23,7 @@ fn record(n: u32) -> Record {
             nic: NicId("eni-1".to_owned()),
         }],
         mtu: 1500,
+        beside: BTreeSet::new(),
         host_ifindex: Some(7),
         since: Millis(5),
     }

@@ -53,6 +53,7 @@ fn add(request: rpc::AddRequest) {
         addresses: Vec::new(),
         mtu: u32::MAX,
         host_ifindex: None,
+        beside: BTreeSet::new(),
         since: tombolo_core::types::Millis(u64::MAX),
     };
     let bytes = serde_json::to_vec(&record).expect("JSON");

@@ -11,6 +11,7 @@ mod gc_status;
 mod isolation;
 mod lifecycle;
 mod lookalikes;
+mod networks;
 mod notes;
 mod plugin;
 mod ranges;

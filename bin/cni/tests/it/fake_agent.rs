@@ -31,6 +31,8 @@ pub enum Asked {
 #[derive(Clone, Debug)]
 pub enum Script {
     Succeed,
+    /// As `Succeed`, with another attachment.
+    Made(Attachment),
     Fail(Failure),
     /// As `Fail`; STATUS says of pods that run that they suffer, too.
     FailAffected(Failure),
@@ -117,6 +119,7 @@ pub fn attachment() -> Attachment {
     let route = |dst: &str, gateway: &str| Route {
         dst: dst.into(),
         gateway: gateway.into(),
+        table: 0,
     };
     Attachment {
         host_ifname: "tmb0123456789ab".into(),
@@ -165,7 +168,7 @@ impl Service {
         empty: T,
     ) -> Result<Response<T>, Status> {
         match &self.0.script {
-            Script::Succeed => Ok(Response::new(success)),
+            Script::Succeed | Script::Made(_) => Ok(Response::new(success)),
             Script::Fail(reason) | Script::FailAffected(reason) => {
                 Ok(Response::new(failure(reason.clone())))
             }
@@ -184,7 +187,11 @@ impl Node for Service {
     ) -> Result<Response<AddReply>, Status> {
         let body = request.get_ref().clone();
         self.note(&request, body.netns.as_ref(), Asked::Add(body.clone()));
-        self.answer(attachment().into(), Into::into, AddReply::default())
+        let made = match &self.0.script {
+            Script::Made(made) => made.clone(),
+            _ => attachment(),
+        };
+        self.answer(made.into(), Into::into, AddReply::default())
             .await
     }
 

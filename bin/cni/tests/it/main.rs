@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+mod chains;
 mod fake_agent;
 mod faults;
 mod gc_status;

@@ -215,6 +215,8 @@ fn matches(selector: &Selector, packet: &Packet) -> bool {
     match selector {
         Selector::All => true,
         Selector::Iif(name) => *name == packet.iif,
+        // Nothing that a node has asks for it.
+        Selector::Oif(_) => false,
         Selector::From(range) => range.contains(&packet.source),
         Selector::Mark(mark, mask) => packet.mark & mask == *mark,
     }

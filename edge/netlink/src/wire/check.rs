@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use tombolo_core::datapath::conventions::POD_LINK_GROUP;
-use tombolo_core::datapath::{Address, EndpointState};
+use tombolo_core::datapath::{Address, EndpointState, Selector};
 use tombolo_core::types::AttachmentKey;
 
-use super::{PodSide, pod_neighbours, pod_routes};
+use super::{PodSide, pod_neighbours, pod_routes, pod_rules};
 use crate::link::Link;
-use crate::{Error, Kernel, addr, link, neigh, nft, route};
+use crate::{Error, Kernel, addr, link, neigh, nft, route, rule};
 
 impl PodSide<'_> {
     /// What of the pod's side differs from what ADD made; empty: all is well. What the pod has besides is its own affair.
@@ -34,7 +34,9 @@ impl PodSide<'_> {
             ));
             return Ok(differences);
         }
-        check_link(&found, state.mtu, "in the pod", &mut differences);
+        // Plugins after us may make it smaller.
+        let mtu = state.mtu.min(found.mtu);
+        check_link(&found, mtu, "in the pod", &mut differences);
         let addresses: BTreeSet<_> = addr::list(&mut self.route)?
             .into_iter()
             .map(|found| found.address)
@@ -53,6 +55,22 @@ impl PodSide<'_> {
             .filter(|wanted| !routes.contains(wanted))
         {
             differences.push(format!("route to {} is missing in the pod", wanted.dst));
+        }
+        if !state.own_table.is_unused() {
+            let rules = rule::list(&mut self.route)?.ours;
+            for wanted in pod_rules(&key.ifname, state)
+                .iter()
+                .filter(|wanted| !rules.contains(wanted))
+            {
+                let table = state.own_table.table;
+                differences.push(format!(
+                    "rule to table {table} for {} is missing in the pod",
+                    match &wanted.selector {
+                        Selector::From(address) => address.to_string(),
+                        _ => key.ifname.clone(),
+                    }
+                ));
+            }
         }
         let neighbours = neigh::list_ours(&mut self.route)?;
         for wanted in pod_neighbours(found.index, state)

@@ -464,6 +464,12 @@ fn rules_round_trip() {
                     "from all iif tst-nl.1 [detached] goto 2000 proto 116".into(),
                 ),
                 (
+                    1000,
+                    Selector::Oif("tst-nl0".into()),
+                    RuleAction::Lookup(116_007),
+                    "from all oif tst-nl0 [detached] lookup 116007 proto 116".into(),
+                ),
+                (
                     1024,
                     Selector::Mark(nic_mark(0), 0x0fff_0000),
                     RuleAction::Lookup(254),

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use tombolo_core::datapath::conventions::{DOOMED_LINK_GROUP, POD_LINK_GROUP, POD_TABLE};
-use tombolo_core::datapath::{Endpoint, EndpointAddress, EndpointState, NatState, desired};
+use tombolo_core::datapath::{
+    Endpoint, EndpointAddress, EndpointState, NatState, OwnTable, desired,
+};
 use tombolo_core::types::{Nic, NicId};
 use tombolo_netlink::wire::{self, PodLink, PodSide};
 use tombolo_netlink::{Error, Kernel, Netns, link, nft};
@@ -202,8 +204,8 @@ fn wiring_again_is_the_same_and_check_names_what_is_missing() {
                 "neighbour entry of fe80::1 is missing in the pod",
             ),
             (
-                "ip link set eth0 mtu 1500",
-                "interface eth0 has MTU 1500 instead of 8951 in the pod",
+                "ip link set eth0 mtu 9000",
+                "interface eth0 has MTU 9000 instead of 8951 in the pod",
             ),
         ] {
             netns
@@ -276,7 +278,15 @@ fn anothers_interface_and_the_nodes_namespace_are_not_touched() {
         );
         assert_eq!(wire::pod_links(&mut kernel).unwrap(), []);
         // DEL for a key whose interface was never made leaves the other's alone.
-        wire::detach_pod(&mut kernel, Some(&netns), &key("c1"), None, &[]).unwrap();
+        wire::detach_pod(
+            &mut kernel,
+            Some(&netns),
+            &key("c1"),
+            None,
+            &[],
+            &OwnTable::default(),
+        )
+        .unwrap();
         assert_eq!(netns.run(|| ip("link show eth0").len()).unwrap(), 1);
 
         let own = Netns::own().unwrap();
@@ -302,6 +312,7 @@ fn detaching_frees_the_name_and_removes_all_at_once() {
                 &key("c1"),
                 Some(link.host_ifindex),
                 &addresses,
+                &OwnTable::default(),
             )
             .unwrap();
             assert_eq!(
@@ -333,6 +344,7 @@ fn detaching_frees_the_name_and_removes_all_at_once() {
                 &key(container),
                 Some(link.host_ifindex),
                 &addresses,
+                &OwnTable::default(),
             )
             .unwrap();
         }
@@ -358,6 +370,7 @@ fn detaching_frees_the_name_and_removes_all_at_once() {
             &key("c3"),
             Some(link.host_ifindex),
             &addresses,
+            &OwnTable::default(),
         )
         .unwrap();
         assert_eq!(
@@ -381,6 +394,7 @@ fn detaching_leaves_the_new_owner_of_an_address_alone() {
             &key("c1"),
             Some(old_link.host_ifindex),
             &addresses,
+            &OwnTable::default(),
         )
         .unwrap();
         assert_eq!(
@@ -422,6 +436,7 @@ fn the_first_packet_passes_in_both_families_and_directions() {
                     &key,
                     Some(link.host_ifindex),
                     &ips,
+                    &OwnTable::default(),
                 )
                 .unwrap();
             }
