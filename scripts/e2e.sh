@@ -34,4 +34,5 @@ if [ -z "${PREVIOUS:-}" ]; then
   fi
 fi
 
+scripts/api-suite.sh
 exec "$target/release/tombolo-e2e" run --image "$target/image/tombolo.tar" --previous "$PREVIOUS" --deploy deploy "$@"

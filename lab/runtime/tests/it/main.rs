@@ -9,4 +9,5 @@ mod faults;
 mod lab;
 mod networks;
 mod podman;
+mod ports;
 mod sandboxes;

@@ -181,3 +181,49 @@ fn podman_runs_containers_with_addresses_of_the_vpc_and_a_port() {
         Ok(())
     });
 }
+#[test]
+fn podman_gives_a_container_two_networks_of_ours_and_takes_them_away() {
+    let test = "podman_gives_a_container_two_networks_of_ours_and_takes_them_away";
+    with_podman(test, "podmantwo", async |podman| {
+        podman.write_network("tombolo", &json!([{ "type": "tombolo-cni" }]))?;
+        podman.write_network("second", &json!([{ "type": "tombolo-cni" }]))?;
+        let networks = ["--network", "tombolo", "--network", "second"];
+        let id = podman.run(
+            "both",
+            &networks,
+            "echo two >/tmp/x; httpd -f -p 80 -h /tmp",
+        )?;
+        let mut addresses = Vec::new();
+        for interface in ["eth0", "eth1"] {
+            let found = podman.addresses("both", interface)?;
+            ensure!(found.len() == 2, "{interface}: {found:?}");
+            addresses.extend(found);
+        }
+        for address in &addresses {
+            podman.vm_reaches(*address)?;
+            let server = SocketAddr::new(*address, 80);
+            await_from_vm(podman.lab, server, "two\n").await?;
+        }
+        podman.remove("both")?;
+        up::wait_for("no link", PATIENCE, async || Ok(podman.pod_links()? == 0)).await?;
+        let calls = calls::calls(podman.inside)?;
+        let made = calls.iter().filter(|call| call.container == id);
+        let made: Vec<_> = made
+            .map(|call| {
+                let network = call.stdin["name"].as_str().unwrap_or_default();
+                format!("{} {network} {}", call.command, call.ifname)
+            })
+            .collect();
+        let mut deleted: Vec<_> = made.iter().skip(2).cloned().collect();
+        deleted.sort();
+        ensure!(
+            made[..2] == ["ADD tombolo eth0", "ADD second eth1"],
+            "{made:?}"
+        );
+        ensure!(
+            deleted == ["DEL second eth1", "DEL tombolo eth0"],
+            "{made:?}"
+        );
+        Ok(())
+    });
+}
