@@ -6,6 +6,7 @@
 //! | priority | rule | why |
 //! |---|---|---|
 //! | 512 | lookup 990 | table of local pod routes; a miss falls through |
+//! | 900 | iif primary, fwmark NIC lookup 1000+index (one per other NIC) | answers from another node to what came in by that NIC and was for a Service |
 //! | 1000 | iif NIC goto 2000 (one per NIC) | what a NIC delivers and no pod owns is the host's business: the mark of the NIC serves reverse-path checks only |
 //! | 1024 | fwmark primary lookup main | pods of the primary NIC, IPv4 to outside the VPC, replies to connections that came in there |
 //! | 1536 | fwmark NIC lookup 1000+index (one per other NIC) | pods and replies of that NIC |
@@ -38,6 +39,8 @@ pub const NO_POD_METRIC: u32 = 2048;
 
 /// Lookup of [`POD_TABLE`].
 pub const PRIORITY_TO_POD: u32 = 512;
+/// What the primary NIC delivers and another NIC's request asked for.
+pub const PRIORITY_BACK: u32 = 900;
 /// What a NIC delivers and no pod owns.
 pub const PRIORITY_FROM_NIC: u32 = 1000;
 /// Traffic marked for the primary NIC.

@@ -1,7 +1,7 @@
 //! Desired kernel state, computed. [`node`] is the union of what the NICs ask for and of every [`endpoint`]'s slice.
 //!
 //! ```text
-//!   NIC       ── addresses, own table's default route, rules 1000 1024 1536 1537, blackhole 1800 of its subnet
+//!   NIC       ── addresses, own table's default route, rules 900 1000 1024 1536 1537, blackhole 1800 of its subnet
 //!   endpoint  ── routes in the pod table, neighbours, source elements, host ports
 //!   address   ── an unreachable route in the pod table, under that of the pod that has it, if one has
 //!   node      ── rules 512 1600 1700 2000, translation, forwarding
@@ -16,9 +16,9 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::conventions::{
     MAIN_TABLE, MARK_MAGIC, MARK_MAGIC_MASK, MARK_MASK, NO_POD_METRIC, POD_LINK_GROUP, POD_TABLE,
-    PRIORITY_END, PRIORITY_FROM_NIC, PRIORITY_LOCAL, PRIORITY_MARK_MISS, PRIORITY_MARK_NIC,
-    PRIORITY_MARK_PRIMARY, PRIORITY_NIC_SOURCE, PRIORITY_TO_POD, PRIORITY_UNMARKED_POD,
-    ROUTE_METRIC, nic_mark, nic_table, pod_own_table,
+    PRIORITY_BACK, PRIORITY_END, PRIORITY_FROM_NIC, PRIORITY_LOCAL, PRIORITY_MARK_MISS,
+    PRIORITY_MARK_NIC, PRIORITY_MARK_PRIMARY, PRIORITY_NIC_SOURCE, PRIORITY_TO_POD,
+    PRIORITY_UNMARKED_POD, ROUTE_METRIC, nic_mark, nic_table, pod_own_table,
 };
 use super::{
     Address, Endpoint, EndpointAddress, EndpointState, HostPort, LinkState, NatState, Neighbour,
@@ -243,6 +243,15 @@ fn rules(family: Family, input: &NodeInput) -> Vec<Rule> {
             continue;
         }
         rules.push(rule(PRIORITY_MARK_NIC, mark, table.clone()));
+        // What the node itself sends on, for a Service, leaves by main: by the primary NIC. So do the answers come.
+        if let Some(primary) = input.nics.iter().find(|nic| nic.is_primary()) {
+            let selector = Selector::IifMark(
+                primary.ifname.clone(),
+                nic_mark(nic.device_index),
+                MARK_MASK,
+            );
+            rules.push(rule(PRIORITY_BACK, selector, table.clone()));
+        }
         if let Some(own) = nic.own_address(family) {
             rules.push(rule(
                 PRIORITY_NIC_SOURCE,

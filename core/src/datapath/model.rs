@@ -145,6 +145,8 @@ pub enum Selector {
     From(IpNet),
     /// Packets with this (mark, mask).
     Mark(u32, u32),
+    /// Packets that came in by this interface with this (mark, mask).
+    IifMark(String, u32, u32),
 }
 
 /// What a rule does.

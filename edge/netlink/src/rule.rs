@@ -148,6 +148,11 @@ fn encode(operation: &'static str, rule: &Rule, kind: u16, flags: u16) -> Reques
         Selector::Mark(mark, mask) => {
             body.put_u32(fra::FWMARK, *mark).put_u32(fra::FWMASK, *mask);
         }
+        Selector::IifMark(name, mark, mask) => {
+            body.put_str(fra::IIFNAME, name)
+                .put_u32(fra::FWMARK, *mark)
+                .put_u32(fra::FWMASK, *mask);
+        }
     }
     request
 }
@@ -218,6 +223,9 @@ pub(crate) fn decode(reply: &Reply<'_>) -> Option<Result<Rule, ForeignRule>> {
                 .map(Selector::From)
         }
         (0, None, None, None, mark, Some(mask)) => Some(Selector::Mark(mark.unwrap_or(0), mask)),
+        (0, None, Some(name), None, mark, Some(mask)) => {
+            Some(Selector::IifMark(name, mark.unwrap_or(0), mask))
+        }
         _ => None,
     };
     let shape = match (action, target) {

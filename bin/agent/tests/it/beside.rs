@@ -192,10 +192,9 @@ impl Scene {
                         assert_eq!(seen, self.ips[nic][family], "{what}");
                     }
                 }
-                let of_a_pod = self.ips.iter().flatten().any(|ip| *ip == service.backend);
-                for own in OWN.iter().filter(|_| of_a_pod).map(|own| own[family]) {
+                for own in OWN.iter().map(|own| own[family]) {
                     let to = SocketAddr::new(own.parse().unwrap(), service.node_port);
-                    let what = format!("{kind}: {protocol} vm to {to}");
+                    let what = format!("{kind}: {protocol} vm to {to} of {service:?}");
                     assert!(ask(&self.bed.fabric, protocol, to).is_some(), "{what}");
                 }
             }

@@ -219,5 +219,6 @@ fn matches(selector: &Selector, packet: &Packet) -> bool {
         Selector::Oif(_) => false,
         Selector::From(range) => range.contains(&packet.source),
         Selector::Mark(mark, mask) => packet.mark & mask == *mark,
+        Selector::IifMark(name, mark, mask) => *name == packet.iif && packet.mark & mask == *mark,
     }
 }

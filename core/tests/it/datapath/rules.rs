@@ -200,11 +200,11 @@ fn rules_do_not_follow_pods() {
     };
     let with = |count| desired::node(&node(Families::Dual, nics(), pods(count))).rules;
     assert_eq!(with(1), with(100));
-    // 4 fixed, 2 of the primary with its subnet's, 4 of each other NIC with its subnet's.
+    // 4 fixed, 2 of the primary with its subnet's, 5 of each other NIC with its subnet's.
     let state = desired::node(&node(Families::Dual, nics(), pods(100)));
-    assert_eq!(rules_of(&state, Family::V4), 4 + 3 + 2 * 4);
+    assert_eq!(rules_of(&state, Family::V4), 4 + 3 + 2 * 5);
     // Other NICs have no IPv6 address of their own.
-    assert_eq!(rules_of(&state, Family::V6), 4 + 3 + 2 * 3);
+    assert_eq!(rules_of(&state, Family::V6), 4 + 3 + 2 * 4);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! | chain | hook, priority | does |
 //! |---|---|---|
 //! | `inet guard` | prerouting -310, before connection tracking | a pod's packet gets its NIC's mark by (host end, source); any other source, all neighbour and multicast-listener discovery, and what is meant for the node's loopback is dropped |
-//! | `inet classify` | prerouting -190, right after connection tracking | what a NIC delivers gets that NIC's mark, kept on the connection; replies of pods leave by it |
+//! | `inet classify` | prerouting -190, right after connection tracking | what a NIC delivers gets that NIC's mark, kept on the connection; replies of pods, and of other nodes to what was for a Service, leave by it |
 //! | `inet egress` | prerouting -90, after every translation of destinations | pods' IPv4 that is still for outside the VPC gets the primary's mark: before, it may be for a Service |
 //! | `inet fence` | forward 0 | a pod's packet that is about to leave by a NIC whose mark it does not have is dropped: whatever rules and routes say, or if none are left |
 //! | `inet translate` | postrouting 100 (srcnat) | pods' IPv4 that leaves by the primary NIC for outside the VPC gets its address |
@@ -394,7 +394,7 @@ static GUARD: [Rule; 7] = [
     },
 ];
 
-static CLASSIFY: [Rule; 2] = [
+static CLASSIFY: [Rule; 3] = [
     Rule {
         comment: "from a NIC",
         exprs: &[
@@ -425,6 +425,22 @@ static CLASSIFY: [Rule; 2] = [
             Expr::And(MARK_MASK),
             Expr::SetMark,
             Expr::Accept,
+        ],
+    },
+    // The request was for a Service of others, and its backend is on another node: it was sent on by the primary NIC.
+    Rule {
+        comment: "reply from elsewhere leaves by the NIC of the request",
+        exprs: &[
+            Expr::Meta(Meta::Iif, REG),
+            Expr::In(OUTS),
+            Expr::Ct(Ct::Direction),
+            Expr::CmpByte(Op::Eq, REPLY),
+            Expr::Ct(Ct::Mark),
+            Expr::And(MARK_MAGIC_MASK),
+            Expr::Cmp(Op::Eq, MARK_MAGIC),
+            Expr::Ct(Ct::Mark),
+            Expr::And(MARK_MASK),
+            Expr::SetMark,
         ],
     },
 ];

@@ -452,6 +452,12 @@ fn rules_round_trip() {
                     "from all lookup 990 proto 116".to_owned(),
                 ),
                 (
+                    900,
+                    Selector::IifMark("tst-nl0".into(), nic_mark(1), 0x0fff_0000),
+                    RuleAction::Lookup(nic_table(1)),
+                    "from all fwmark 0xb020000/0xfff0000 iif tst-nl0 [detached] lookup 1001 proto 116".into(),
+                ),
+                (
                     1000,
                     Selector::Iif("tst-nl0".into()),
                     RuleAction::Goto(2000),
