@@ -9,8 +9,6 @@ use crate::generated;
 const NAMESPACE: &str = "kube-system";
 /// Name of the webhook's Secret, Service and configuration (`deploy/base/webhook.yaml`).
 const WEBHOOK: &str = "tombolo-webhook";
-/// Namespace of Events about nodes and other objects without one.
-const EVENTS: &str = "default";
 
 struct Grant {
     why: &'static str,
@@ -25,8 +23,8 @@ struct Subject {
     name: &'static str,
     /// In all namespaces.
     cluster: &'static [Grant],
-    /// In one namespace only.
-    local: &'static [(&'static str, &'static [Grant])],
+    /// In [`NAMESPACE`] only.
+    local: &'static [Grant],
 }
 
 /// What a watch needs: it lists first.
@@ -57,16 +55,13 @@ const AGENT: Subject = Subject {
             verbs: &["create", "delete", "list", "patch", "watch"],
         },
     ],
-    local: &[(
-        EVENTS,
-        &[Grant {
-            why: "what went wrong on its node",
-            group: "events.k8s.io",
-            resources: &["events"],
-            names: &[],
-            verbs: &["create"],
-        }],
-    )],
+    local: &[Grant {
+        why: "what went wrong on its node",
+        group: "events.k8s.io",
+        resources: &["events"],
+        names: &[],
+        verbs: &["create"],
+    }],
 };
 
 const OPERATOR: Subject = Subject {
@@ -130,49 +125,41 @@ const OPERATOR: Subject = Subject {
         },
     ],
     local: &[
-        (
-            NAMESPACE,
-            &[
-                Grant {
-                    why: "one active operator",
-                    group: "coordination.k8s.io",
-                    resources: &["leases"],
-                    names: &[],
-                    verbs: &["create"],
-                },
-                Grant {
-                    why: "its lease",
-                    group: "coordination.k8s.io",
-                    resources: &["leases"],
-                    names: &["tombolo-operator"],
-                    verbs: &["get", "update"],
-                },
-                Grant {
-                    why: "the webhook's certificate",
-                    group: "",
-                    resources: &["secrets"],
-                    names: &[WEBHOOK],
-                    verbs: &["get", "update"],
-                },
-                Grant {
-                    why: "on which node an agent is that wants to write",
-                    group: "",
-                    resources: &["pods"],
-                    names: &[],
-                    verbs: &["get"],
-                },
-            ],
-        ),
-        (
-            EVENTS,
-            &[Grant {
-                why: "full subnets, limits, failures of the cloud",
-                group: "events.k8s.io",
-                resources: &["events"],
-                names: &[],
-                verbs: &["create"],
-            }],
-        ),
+        Grant {
+            why: "one active operator",
+            group: "coordination.k8s.io",
+            resources: &["leases"],
+            names: &[],
+            verbs: &["create"],
+        },
+        Grant {
+            why: "its lease",
+            group: "coordination.k8s.io",
+            resources: &["leases"],
+            names: &["tombolo-operator"],
+            verbs: &["get", "update"],
+        },
+        Grant {
+            why: "the webhook's certificate",
+            group: "",
+            resources: &["secrets"],
+            names: &[WEBHOOK],
+            verbs: &["get", "update"],
+        },
+        Grant {
+            why: "on which node an agent is that wants to write",
+            group: "",
+            resources: &["pods"],
+            names: &[],
+            verbs: &["get"],
+        },
+        Grant {
+            why: "full subnets, limits, failures of the cloud",
+            group: "events.k8s.io",
+            resources: &["events"],
+            names: &[],
+            verbs: &["create"],
+        },
     ],
 };
 
@@ -192,19 +179,12 @@ fn manifest(subject: &Subject) -> Result<String, std::fmt::Error> {
         out,
         "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\n"
     )?;
-    let cluster = (None, subject.cluster);
-    let local = subject
-        .local
-        .iter()
-        .map(|(namespace, grants)| (Some(*namespace), *grants));
-    for (namespace, grants) in std::iter::once(cluster).chain(local) {
+    let everywhere = ("ClusterRole", String::new(), subject.cluster);
+    let place = format!("  namespace: {NAMESPACE}\n");
+    for (kind, place, grants) in [everywhere, ("Role", place, subject.local)] {
         if grants.is_empty() {
             continue;
         }
-        let (kind, place) = match namespace {
-            None => ("ClusterRole", String::new()),
-            Some(namespace) => ("Role", format!("  namespace: {namespace}\n")),
-        };
         let head = |kind: &str| {
             format!(
                 "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: {name}\n{place}"

@@ -11,8 +11,9 @@ use tombolo_core::types::Reason;
 use crate::clock;
 use crate::steps;
 
-/// Namespace of Events about objects without one, as Kubernetes does it.
-const NAMESPACE: &str = "default";
+/// Namespace of Events about objects without one. Kubernetes 1.20 takes those of `events.k8s.io` in no other; later versions take
+/// `default` as well.
+const NAMESPACE: &str = "kube-system";
 const CONTROLLER: &str = "tombolo.dev/operator";
 
 /// Writes Events.

@@ -54,7 +54,7 @@ pub fn granted(role: &Value) -> BTreeSet<Right> {
 pub struct Used {
     /// What it did, and how often.
     pub rights: BTreeMap<Right, u64>,
-    /// What it was forbidden.
+    /// What it was refused, with the server's words.
     pub refused: BTreeSet<String>,
 }
 
@@ -92,12 +92,11 @@ pub fn used(log: &str, account: &str) -> Result<Used> {
             group: text(reference, "/apiGroup").to_owned(),
             verb: text(&event, "/verb").to_owned(),
         };
-        // A server that only starts has not read its roles yet: it is asked again, and so is this.
-        if event
+        let code = event
             .pointer("/responseStatus/code")
-            .and_then(Value::as_u64)
-            == Some(403)
-        {
+            .and_then(Value::as_u64);
+        // Forbidden, or no valid object.
+        if matches!(code, Some(400 | 403 | 422)) {
             used.refused.insert(format!(
                 "{right:?} {}",
                 text(&event, "/responseStatus/message")
@@ -123,7 +122,7 @@ pub fn compare(
     let mut problems: Vec<String> = used
         .refused
         .iter()
-        .map(|r| format!("{account} was forbidden {r}"))
+        .map(|r| format!("{account} was refused {r}"))
         .collect();
     let all: BTreeSet<&Right> = granted.iter().chain(used.rights.keys()).collect();
     for right in all {

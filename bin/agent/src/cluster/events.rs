@@ -13,8 +13,9 @@ use tracing::warn;
 use crate::error::chain;
 use crate::steps;
 
-/// Namespace of Events about objects without one, as Kubernetes does it.
-const NAMESPACE: &str = "default";
+/// Namespace of Events about objects without one. Kubernetes 1.20 takes those of `events.k8s.io` in no other; later versions take
+/// `default` as well.
+const NAMESPACE: &str = "kube-system";
 
 /// Writes Events.
 #[derive(Clone, Debug)]
@@ -48,7 +49,8 @@ impl Events {
         };
         let event = Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", self.node_name)),
+                // What comes before the suffix must be a name by itself, but for a dash at its end.
+                generate_name: Some(format!("{}-", self.node_name)),
                 namespace: Some(NAMESPACE.to_owned()),
                 ..ObjectMeta::default()
             },

@@ -16,9 +16,11 @@ pub fn check(event: &Value, new: bool) -> Vec<Cause> {
         object::namespace(event),
         text(event, "/involvedObject/namespace"),
     );
+    // As in 1.20; later versions take both of these namespaces for both kinds.
+    let timed = !text(event, "/eventTime").is_empty();
     let agree = match about {
-        "" => matches!(own, "default" | "kube-system"),
-        about => new || own == about,
+        "" => own == if timed { "kube-system" } else { "default" },
+        about => timed || own == about,
     };
     if !agree {
         let problem = "does not match event.namespace";

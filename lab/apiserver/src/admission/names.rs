@@ -6,6 +6,11 @@ use crate::error::{ApiError, Cause};
 use crate::object::{self, list};
 use crate::registry::{Behaviour, Resource};
 
+const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an \
+     alphanumeric character";
+const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end \
+     with an alphanumeric character";
+
 /// Maps of strings that are none do not decode in a real server.
 pub fn check_types(object: &Value) -> Result<(), ApiError> {
     for key in ["labels", "annotations"] {
@@ -36,22 +41,22 @@ pub fn check_types(object: &Value) -> Result<(), ApiError> {
 /// Everything that is wrong with an object's name, labels and owners.
 pub fn check(res: &Resource, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let name = object::name(object);
     let label_only = res.behaviour == Behaviour::Namespace || res.plural == "services";
-    if label_only && !dns_label(name) {
-        causes.push(Cause::invalid(
-            "metadata.name",
-            &json!(name),
-            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end \
-             with an alphanumeric character",
-        ));
-    } else if !label_only && !subdomain(name) {
-        causes.push(Cause::invalid(
-            "metadata.name",
-            &json!(name),
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start \
-             and end with an alphanumeric character",
-        ));
+    let (valid, problem): (fn(&str) -> bool, _) = if label_only {
+        (dns_label, LABEL)
+    } else {
+        (subdomain, SUBDOMAIN)
+    };
+    let name = object::name(object);
+    if !valid(name) {
+        causes.push(Cause::invalid("metadata.name", &json!(name), problem));
+    }
+    // The suffix may follow a dash and nothing else. Events of the core group are not asked for that.
+    let base = object::text(object, "/metadata/generateName");
+    let begun = base.strip_suffix('-').unwrap_or(base);
+    if !base.is_empty() && res.behaviour != Behaviour::Event && !valid(begun) {
+        let field = "metadata.generateName";
+        causes.push(Cause::invalid(field, &json!(base), problem));
     }
     let labels = object
         .pointer("/metadata/labels")

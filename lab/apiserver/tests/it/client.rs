@@ -12,7 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
 /// Longest wait for an answer or event: long enough for a busy machine, and only reached by a broken server.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const JSON: &str = "application/json";
 pub const MERGE: &str = "application/merge-patch+json";

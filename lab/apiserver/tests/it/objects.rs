@@ -387,9 +387,12 @@ async fn events_must_say_when_who_what_and_about_what() {
     }
     let mut of_node = whole.clone();
     of_node["regarding"] = json!({"kind": "Node", "name": f.ns, "uid": f.ns});
+    of_node["metadata"] = json!({"generateName": format!("{}-", f.ns)});
+    let system = "/apis/events.k8s.io/v1/namespaces/kube-system/events";
+    f.client.post(system, &of_node).await.expect(201);
     of_node["metadata"] = json!({"generateName": format!("{}.", f.ns)});
-    let default = "/apis/events.k8s.io/v1/namespaces/default/events";
-    f.client.post(default, &of_node).await.expect(201);
+    let refused = f.client.post(system, &of_node).await.fails(422, "Invalid");
+    assert_eq!(at_fault(&refused), ["metadata.generateName"], "{refused}");
     f.client.post(&path, &whole).await.expect(201);
 }
 
