@@ -68,7 +68,11 @@ pub async fn attach(
         why = cancel.cancelled() => return drop(reply.send(Err(stopped(&key, why)))),
     };
     let netns = Arc::clone(&request.netns);
-    let outcome = locked(node, request, cancel).await;
+    let mut outcome = locked(node, request, cancel).await;
+    if let Ok(record) = &mut outcome {
+        record.answered = clock::since_boot();
+        node.answered(record);
+    }
     let record = outcome.as_ref().ok().cloned();
     let taken = reply.send(outcome.map(|record| answer(&record))).is_ok();
     if let Some(record) = record.filter(|_| !taken) {
@@ -126,6 +130,7 @@ async fn locked(node: &Arc<Node>, request: Request, cancel: &Arc<Cancel>) -> Res
         host_ifindex: None,
         beside: BTreeSet::new(),
         since: clock::now(),
+        answered: 0,
     };
     let record = wire(node, &request, record).await?;
     match cancel.why() {

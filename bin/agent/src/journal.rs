@@ -72,6 +72,9 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub beside: BTreeSet<Family>,
     pub since: Millis,
+    /// When an ADD of it was last answered, in nanoseconds since boot, as this process knows: at the latest when it began.
+    #[serde(skip)]
+    pub answered: u64,
 }
 
 impl Record {

@@ -255,6 +255,13 @@ impl Node {
         self.changed.send_modify(|version| *version += 1);
     }
 
+    /// Notes when a record was answered for, which is nothing that changes what is wanted of the kernel.
+    pub fn answered(&self, record: &Record) {
+        if let Some(known) = self.records().get_mut(&record.key) {
+            known.answered = record.answered;
+        }
+    }
+
     /// Puts a record, unless another attachment has one of its host ports.
     pub fn put_claiming(&self, record: Record) -> Result<(), Box<Taken>> {
         let mut records = self.records();

@@ -19,6 +19,7 @@ use tombolo_core::types::{AttachmentKey, NicId};
 use tombolo_netlink::{Error as NetlinkError, Kernel, route, wire};
 use tracing::{error, info, warn};
 
+use crate::clock;
 use crate::error::{Error, chain};
 use crate::journal::{Phase, Record};
 use crate::node::{Node, Orphan};
@@ -55,6 +56,8 @@ pub async fn restore(node: &Arc<Node>) -> Result<(), Error> {
                 let host_ifindex = Some(link.ifindex);
                 node.put_record(Record {
                     host_ifindex,
+                    // When it really was is not known any more; a GC that began before this process leaves it alone.
+                    answered: clock::since_boot(),
                     ..record
                 });
             }

@@ -3,7 +3,6 @@
 //!
 //! A caller that goes away drops its handler: [`CancelOnDrop`] tells the ADD, which undoes itself in its own task.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,7 @@ use crate::attach;
 use crate::error::Error;
 use crate::keys::{Cancel, Why};
 use crate::node::Node;
-use crate::{availability, check, detach, gc, host_ports, steps};
+use crate::{availability, check, clock, detach, gc, host_ports, steps};
 
 /// How long an ADD waits where the caller does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -173,10 +172,11 @@ impl Service {
     }
 
     async fn gc(&self, request: Request<rpc::GcRequest>) -> Result<(), Error> {
-        let (network, valid) = valid(request.into_inner())?;
-        let span = info_span!("gc", network, valid = valid.len());
+        let request = valid(request.into_inner(), clock::since_boot())?;
+        let (network, valid) = (&request.network, request.valid.len());
+        let span = info_span!("gc", network, valid);
         let node = Arc::clone(&self.node);
-        let collect = async move { gc::collect(&node, &network, &valid).await };
+        let collect = async move { gc::collect(&node, &request).await };
         // In a task of its own, as DEL.
         let found = tokio::spawn(collect.instrument(span)).await??;
         if found > 0 {
@@ -319,20 +319,28 @@ fn pod(pod: Option<rpc::Pod>) -> Result<PodRef, Error> {
     })
 }
 
-/// The network of a GC and what is valid of it.
-fn valid(request: rpc::GcRequest) -> Result<(String, BTreeSet<AttachmentKey>), Error> {
+/// A GC that is read `now`, in nanoseconds since boot.
+fn valid(request: rpc::GcRequest, now: u64) -> Result<gc::Request, Error> {
     let network = request.network;
     AttachmentKey::check_network(&network)?;
     if request.valid.len() > rpc::MAX_VALID {
         let (field, limit, unit) = ("valid", rpc::MAX_VALID, "entries");
         return Err(Error::TooLong { field, limit, unit });
     }
-    let keys = request
+    let valid = request
         .valid
         .iter()
         .map(|valid| AttachmentKey::new(&network, &valid.container_id, &valid.ifname))
         .collect::<Result<_, _>>()?;
-    Ok((network, keys))
+    let begun = match request.begun {
+        0 => now,
+        begun => begun.min(now),
+    };
+    Ok(gc::Request {
+        network,
+        valid,
+        begun,
+    })
 }
 
 fn addresses_fit(addresses: &[String]) -> Result<(), Error> {

@@ -106,6 +106,7 @@ fn run(version: &mut Option<CniVersion>) -> Result<Option<Value>, PluginError> {
         return Ok(Some(result::of_version(asked)));
     }
     let begun = Instant::now();
+    let since_boot = gc::since_boot();
     let status = invocation.command == Command::Status;
     let stdin = input::read(if status { STATUS_STDIN } else { STDIN })?;
     *version = config::version_of(&stdin);
@@ -114,7 +115,7 @@ fn run(version: &mut Option<CniVersion>) -> Result<Option<Value>, PluginError> {
         Command::Add => add(&invocation, conf).map(Some),
         Command::Del => del(&invocation, &conf).map(|()| None),
         Command::Check => check(&invocation, conf).map(|()| None),
-        Command::Gc => gc(conf).map(|()| None),
+        Command::Gc => gc(conf, since_boot).map(|()| None),
         Command::Status => status_of(&conf, STATUS.saturating_sub(begun.elapsed())).map(|()| None),
         // Answered above.
         Command::Version => Ok(Some(result::of_version(*version))),
@@ -210,12 +211,13 @@ fn check(invocation: &Invocation, conf: NetConf) -> Result<(), PluginError> {
 }
 
 /// Without an agent nothing is detached and nothing is lost: the runtime asks again.
-fn gc(conf: NetConf) -> Result<(), PluginError> {
+fn gc(conf: NetConf, begun: u64) -> Result<(), PluginError> {
     let patience = patience(&conf, CONNECT_OTHER);
     let request = GcRequest {
         protocol: PROTOCOL,
         network: conf.name,
         valid: conf.valid,
+        begun,
     };
     Ok(block_on(agent::gc(&patience, request))??)
 }

@@ -175,6 +175,10 @@ pub struct GcRequest {
     /// What the runtime still knows of this network. Empty: nothing.
     #[prost(message, repeated, tag = "3")]
     pub valid: ::prost::alloc::vec::Vec<ValidAttachment>,
+    /// When the plugin began, after that list was made: nanoseconds of CLOCK_BOOTTIME. An attachment that was answered for
+    /// since then stays. 0: the plugin does not say; the agent takes the time at which it reads this.
+    #[prost(uint64, tag = "4")]
+    pub begun: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ValidAttachment {
@@ -367,7 +371,7 @@ pub mod node_client {
             req.extensions_mut().insert(GrpcMethod::new("tombolo.v1.Node", "Status"));
             self.inner.unary(req, path, codec).await
         }
-        /// Detaches what stands of a network and is not listed. Never an ADD that has not answered yet.
+        /// Detaches what stands of a network and is not listed. Never an ADD that has not answered yet, or has since GC began.
         pub async fn garbage_collect(
             &mut self,
             request: impl tonic::IntoRequest<super::GcRequest>,
@@ -425,7 +429,7 @@ pub mod node_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status>;
-        /// Detaches what stands of a network and is not listed. Never an ADD that has not answered yet.
+        /// Detaches what stands of a network and is not listed. Never an ADD that has not answered yet, or has since GC began.
         async fn garbage_collect(
             &self,
             request: tonic::Request<super::GcRequest>,

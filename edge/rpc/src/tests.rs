@@ -31,6 +31,7 @@ fn the_longest_gc_fits_into_a_message() {
         protocol: PROTOCOL,
         network: "n".repeat(255),
         valid: vec![longest; MAX_VALID],
+        begun: u64::MAX,
     };
     assert!(request.encoded_len() < MAX_MESSAGE * 2 / 3);
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+
+use crate::tools::wait_until;
 
 /// Far more than any plugin may need; one that has not ended by then never will.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -271,6 +273,23 @@ impl Running {
         self.child.kill().context("kill the plugin")?;
         self.child.wait().context("await the killed plugin")?;
         Ok(())
+    }
+
+    /// Waits until it has read all of its stdin, or closed it.
+    ///
+    /// # Errors
+    /// Where it does not, or cannot be looked at.
+    pub fn await_input_read(&self) -> Result<()> {
+        let path = format!("/proc/{}/fd/0", self.child.id());
+        wait_until("the plugin has read its configuration", || {
+            let pipe = match std::fs::File::open(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+                pipe => pipe.with_context(|| format!("open {path}"))?,
+            };
+            let unread =
+                rustix::io::ioctl_fionread(&pipe).context("look into the plugin's stdin")?;
+            Ok(unread == 0)
+        })
     }
 
     /// Whether it has ended.

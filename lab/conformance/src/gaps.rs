@@ -13,7 +13,6 @@ pub struct Gap {
 
 const BOTH: &[&str] = &["ptp", "bridge"];
 const PTP: &[&str] = &["ptp"];
-const OURS: &[&str] = &["Tombolo"];
 
 const fn gap(subjects: &'static [&'static str], case: &'static str, reason: &'static str) -> Gap {
     Gap {
@@ -126,11 +125,6 @@ pub const GAPS: &[Gap] = &[
         PTP,
         "a_mac_by_request_is_honoured_or_refused",
         "a MAC by request is ignored",
-    ),
-    gap(
-        OURS,
-        "gc_leaves_an_add_that_goes_on_alone",
-        "an ADD that ends before the agent reads a GC that began earlier is not told from one that the runtime forgot",
     ),
 ];
 

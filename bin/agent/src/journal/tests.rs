@@ -27,6 +27,7 @@ fn record(n: u32) -> Record {
         beside: BTreeSet::new(),
         host_ifindex: Some(7),
         since: Millis(5),
+        answered: 0,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Requests as no plugin sends them: refused with the field's name, or short enough for the journal.
 
+use std::collections::BTreeSet;
+
 use prost::Message;
 use tombolo_fuzz::Target;
 
@@ -61,6 +63,7 @@ fn add(request: rpc::AddRequest) {
         host_ifindex: None,
         beside: BTreeSet::new(),
         since: tombolo_core::types::Millis(u64::MAX),
+        answered: 0,
     };
     let bytes = serde_json::to_vec(&record).expect("JSON");
     assert!(bytes.len() < MOST, "{} bytes in the journal", bytes.len());
@@ -76,11 +79,12 @@ fn requests() {
         match which % 4 {
             0 => drop(rpc::AddRequest::decode(bytes).map(add)),
             3 => drop(
-                rpc::GcRequest::decode(bytes).map(|request| match valid(request) {
+                rpc::GcRequest::decode(bytes).map(|request| match valid(request, 1000) {
                     Err(error) => told(&error),
-                    Ok((network, keys)) => {
-                        assert!(network.len() <= AttachmentKey::MAX_PART);
-                        assert!(keys.len() <= rpc::MAX_VALID);
+                    Ok(gc) => {
+                        assert!(gc.network.len() <= AttachmentKey::MAX_PART);
+                        assert!(gc.valid.len() <= rpc::MAX_VALID);
+                        assert!((1..=1000).contains(&gc.begun));
                     }
                 }),
             ),

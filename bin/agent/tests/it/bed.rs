@@ -274,6 +274,16 @@ impl Bed {
 
     /// GC of a network in which only these stand.
     pub async fn gc(&self, network: &str, valid: &[&Pod]) -> Option<rpc::Failure> {
+        self.gc_begun(0, network, valid).await
+    }
+
+    /// GC by a plugin that began at this time: nanoseconds since boot; 0: does not say.
+    pub async fn gc_begun(
+        &self,
+        begun: u64,
+        network: &str,
+        valid: &[&Pod],
+    ) -> Option<rpc::Failure> {
         let valid = valid.iter().map(|pod| rpc::ValidAttachment {
             container_id: pod.id.clone(),
             ifname: pod.ifname.clone(),
@@ -282,6 +292,7 @@ impl Bed {
             protocol: rpc::PROTOCOL,
             network: network.to_owned(),
             valid: valid.collect(),
+            begun,
         };
         let mut client = self.client().await;
         let reply = client.garbage_collect(request).await.unwrap();

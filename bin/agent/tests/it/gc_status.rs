@@ -105,6 +105,40 @@ async fn gc_leaves_an_add_in_flight_alone() {
     assert!(second.reaches("10.77.0.1"));
 }
 
+fn since_boot() -> u64 {
+    let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(since.tv_sec * 1_000_000_000 + since.tv_nsec).unwrap()
+}
+
+#[tokio::test]
+async fn gc_leaves_what_was_answered_for_since_it_began() {
+    if !possible("gc_leaves_what_was_answered_for") {
+        return;
+    }
+    let mut bed = Bed::new(2);
+    bed.start(&[]);
+    let (first, second) = (bed.pod("a"), bed.pod("b"));
+    let made = bed.add(&first).await.unwrap();
+    bed.add(&second).await.unwrap();
+    let begun = since_boot();
+    // The runtime asks for it again and gets the same answer.
+    assert_eq!(bed.add(&first).await, Ok(made.clone()));
+    assert_eq!(bed.gc_begun(begun, "tombolo", &[]).await, None);
+    // The other is older than the list.
+    bed.agree(1);
+    assert_eq!(bed.check(&first, &made).await, None);
+
+    // What an agent finds when it starts is of no known time.
+    let begun = since_boot();
+    bed.kill();
+    bed.start(&[]);
+    assert_eq!(bed.gc_begun(begun, "tombolo", &[]).await, None);
+    assert_eq!(bed.check(&first, &made).await, None);
+    // The next GC takes it; a time that has not come is now.
+    assert_eq!(bed.gc_begun(u64::MAX, "tombolo", &[]).await, None);
+    bed.agree(0);
+}
+
 #[tokio::test]
 async fn gc_reports_all_that_failed_and_a_second_one_finishes() {
     if !possible("gc_reports_all_that_failed") {

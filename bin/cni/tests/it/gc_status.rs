@@ -22,6 +22,11 @@ fn gc(agent: &FakeAgent, valid: Value) -> Call {
     without_container(Call::new("GC", &agent.socket(), "1.1.0")).with(conf)
 }
 
+fn since_boot() -> u64 {
+    let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(since.tv_sec * 1_000_000_000 + since.tv_nsec).unwrap()
+}
+
 fn without_container(mut call: Call) -> Call {
     call.env
         .retain(|name, _| ["CNI_COMMAND", "CNI_PATH"].contains(&name.as_str()));
@@ -31,6 +36,7 @@ fn without_container(mut call: Call) -> Call {
 #[test]
 fn gc_hands_the_list_of_its_network_on() {
     let agent = FakeAgent::start(Script::Succeed);
+    let before = since_boot();
     let listed = json!([
         { "containerID": "c1", "ifname": "eth0" },
         { "containerID": "c1", "ifname": "net1", "x-unknown": 1 },
@@ -56,10 +62,21 @@ fn gc_hands_the_list_of_its_network_on() {
             protocol: tombolo_rpc::PROTOCOL,
             network: "net".into(),
             valid: valid.collect(),
+            begun: 0,
         })
     };
     let expected = [request(&["eth0", "net1"]), request(&[]), request(&[])];
-    assert_eq!(agent.asked(), expected);
+    let mut asked = agent.asked();
+    let mut last = before;
+    for asked in &mut asked {
+        if let Asked::Gc(request) = asked {
+            let begun = std::mem::take(&mut request.begun);
+            assert!(last < begun, "one after the other: {last} {begun}");
+            last = begun;
+        }
+    }
+    assert!(last < since_boot());
+    assert_eq!(asked, expected);
 }
 
 #[test]

@@ -77,3 +77,18 @@ async fn the_client_says_so() {
     }
     assert!(text.contains("has more than 100 bytes"), "{text}");
 }
+
+#[test]
+fn only_a_certificate_that_is_verified_needs_authorities() {
+    for (url, insecure, needs) in [
+        ("https://api:6443", false, true),
+        ("HTTPS://api:6443", false, true),
+        ("https://api:6443", true, false),
+        ("http://api:6443", false, false),
+        ("HTTP://[::1]", false, false),
+    ] {
+        let mut config = kube::Config::new(url.parse().unwrap());
+        config.accept_invalid_certs = insecure;
+        assert_eq!(needs_authorities(&config), needs, "{url} {insecure}");
+    }
+}

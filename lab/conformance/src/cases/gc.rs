@@ -146,6 +146,8 @@ fn in_flight(stage: &mut Stage<'_>) -> Result<()> {
     let running = stage.call("ADD", &pod).start()?;
     stage.rig.await_held()?;
     let collecting = collect(stage, &json!([]))?.start()?;
+    // Before that, nothing of it has begun that a plugin could know of.
+    collecting.await_input_read()?;
     stage.rig.let_go()?;
     let added = running.wait()?;
     collecting.wait()?.silent().context("GC")?;
