@@ -102,5 +102,5 @@ fn run(args: &RunArgs) -> anyhow::Result<()> {
     let result = runtime.block_on(run::run(config));
     // Blocking work that is under way ends; nothing new begins.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
-    result
+    result.map(drop)
 }

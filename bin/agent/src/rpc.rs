@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::Mode;
 use rustix::process::umask;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -71,7 +71,11 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     listener.map_err(failed("bind socket"))
 }
 
-/// Serves until `stop`, then lets running requests end.
+/// How long requests have to end at a stop. Nobody else can answer meanwhile, and one that waits for what may take long is
+/// asked again by its plugin, of the agent that follows.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+
+/// Serves until `stop`, then lets running requests end, but for those that wait too long.
 pub async fn serve(
     node: Arc<Node>,
     listener: UnixListener,
@@ -79,10 +83,26 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let incoming = UnixListenerStream::new(listener)
         .filter(|stream| !matches!(stream, Ok(stream) if !is_root(stream)));
-    tonic::transport::Server::builder()
+    let (stopped, mut late) = watch::channel(false);
+    let stop = async move {
+        stop.await;
+        stopped.send_replace(true);
+    };
+    let late = async move {
+        // An error means that the server has ended.
+        drop(late.wait_for(|stopped| *stopped).await);
+        tokio::time::sleep(LAST_REQUESTS).await;
+    };
+    let server = tonic::transport::Server::builder()
         .add_service(rpc::server(Service { node }))
-        .serve_with_incoming_shutdown(incoming, stop)
-        .await
+        .serve_with_incoming_shutdown(incoming, stop);
+    tokio::select! {
+        ended = server => ended,
+        () = late => {
+            info!("requests that still wait are left to the next agent");
+            Ok(())
+        }
+    }
 }
 
 /// The mode of the socket says the same; this holds where somebody changed it.

@@ -1,4 +1,5 @@
-//! The life of the agent: restore, wire the node, then serve; at the end, let running requests finish and change nothing.
+//! The life of the agent: restore, wire the node, then serve; at the end, let running requests finish (not those that only
+//! wait), and change nothing.
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -21,15 +22,15 @@ use crate::{
     cluster, conflist, http, notes, reaper, restore, resync, rpc, standalone, steps, watch,
 };
 
-/// Runs until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// Runs until SIGTERM or SIGINT. Returns the lock of the run directory, for as long as work is under way that nobody awaits.
+pub async fn run(config: Config) -> anyhow::Result<std::fs::File> {
     // Before the first look, so that no change falls between.
     let events = Events::open().context("subscribe to kernel notifications")?;
     let kernels = Kernels::open().context("open kernel sockets")?;
     let journal = Journal::open(&config.run_dir).context("open the journal")?;
     let notes = Notes::open(&config.socket, journal.quarantine_dir())
         .context("open the directory of the plugin's notes")?;
-    let _lock = lock(&config.run_dir)?;
+    let lock = lock(&config.run_dir)?;
     let (doomed, doomed_receiver) = mpsc::unbounded_channel();
     let node = Node::new(config, kernels, journal, notes, doomed);
 
@@ -72,7 +73,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             }
         });
     }
-    serve(&node).await
+    serve(&node).await?;
+    Ok(lock)
 }
 
 async fn serve(node: &Arc<Node>) -> anyhow::Result<()> {

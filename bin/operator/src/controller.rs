@@ -1,15 +1,17 @@
 //! The tasks of an active operator: watches, inventory, leak collection, and one task a node.
 //!
-//! Everything here is dropped when the lease is lost; at a shutdown the nodes' tasks end first, so that calls under way
-//! are taken in.
+//! Everything here is dropped when the lease is lost, and at a shutdown, once calls that end soon are taken in. What became of
+//! the others the next leader finds out, as after the end of a process that was killed (docs/adr/0010).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::{Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tombolo_api::{Eni, NetResourceSet, NetworkProfile};
 use tombolo_core::eni::Term;
 
@@ -18,6 +20,10 @@ use crate::node::Worker;
 use crate::objects::follow;
 use crate::readiness;
 use crate::shared::Shared;
+
+/// How long a shutdown waits for calls under way. A slow cloud takes longer for one than a kubelet waits for a process, and
+/// until the lease is given up nobody leads.
+const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// Runs until shutdown.
 pub async fn run(
@@ -87,7 +93,13 @@ pub async fn run(
         }
     }
     ready.store(false, Ordering::Relaxed);
-    while nodes.join_next().await.is_some() {}
+    let ended = async { while nodes.join_next().await.is_some() {} };
+    if timeout(LAST_CALLS, ended).await.is_err() {
+        let nodes_left = nodes.len();
+        tracing::info!(nodes_left, "calls under way are left to the next leader");
+        // Before the lease is given up.
+        nodes.shutdown().await;
+    }
 }
 
 /// What nodes list or use and the cloud shows on others has moved while nobody looked.

@@ -29,6 +29,9 @@ use tombolo_core::eni::Term;
 use crate::config::LeaseConfig;
 use crate::steps;
 
+/// Longest time to give up the lease: a process that ends has little, and the lease runs out anyway.
+const GIVE_UP: Duration = Duration::from_secs(2);
+
 /// One candidate.
 #[derive(Debug)]
 pub struct Candidate {
@@ -240,7 +243,7 @@ impl Candidate {
             let write = self.api.replace(&self.config.name, &params, &lease);
             steps::LEASE_RELEASE.during(write).await.map(drop)
         };
-        match tokio::time::timeout(self.config.renew, release).await {
+        match tokio::time::timeout(self.config.renew.min(GIVE_UP), release).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(
                 error = &error as &dyn std::error::Error,

@@ -62,7 +62,10 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(run(config))
+    let ended = runtime.block_on(run(config));
+    // Nothing of what still runs is waited for, such as a thread that looks up a name: only the resolver bounds that.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -84,8 +87,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         health,
         shutdown.clone(),
     ));
-    let client = connect(&config).await?;
-
+    // Before anything is waited for: the kernel drops what the first process of a container does not handle.
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let signals = tokio::spawn(async move {
@@ -96,6 +98,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         tracing::info!("shutting down");
         stop.send_replace(true);
     });
+    let client = connect(&config).await?;
     let guard = async {
         match config.webhook.clone() {
             Some(webhook) => {

@@ -1,5 +1,8 @@
 //! The agent ends, at any moment, and starts again.
 
+use serde_json::json;
+use tombolo_rpc as rpc;
+
 use crate::bed::{Bed, in_netns, ip, possible, wait_until};
 
 #[tokio::test]
@@ -109,4 +112,36 @@ async fn uninstall_leaves_nothing() {
     assert_eq!(bed.kernel(), before);
     assert_eq!(sysctl(&bed), settings);
     assert!(!pod.has_interface());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_to_end_waits_for_no_add_that_waits() {
+    if !possible("an_agent_that_is_to_end") {
+        return;
+    }
+    let mut bed = Bed::new(1);
+    let described = bed.spec.clone();
+    // The node has no such NIC, so that no pod can be served.
+    bed.spec["nics"][0]["mac"] = json!("02:77:00:00:00:99");
+    bed.write_spec();
+    bed.start(&[]);
+    let pod = bed.pod("a");
+    let request = rpc::AddRequest {
+        timeout_ms: 600_000,
+        ..pod.add_request()
+    };
+    let mut client = bed.client().await;
+    let waiting = tokio::spawn(async move { client.add_network(request).await });
+    wait_until("the ADD waits", || bed.state()["adding"] != json!([]));
+    bed.end();
+    // Its plugin asks again: this is no answer.
+    let broken = waiting.await.unwrap().unwrap_err();
+    assert!(std::error::Error::source(&broken).is_some(), "{broken}");
+
+    bed.write(&described);
+    bed.start(&[]);
+    bed.add(&pod).await.unwrap();
+    bed.agree(1);
+    // One who has nothing to wait for.
+    bed.end();
 }

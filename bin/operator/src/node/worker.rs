@@ -74,7 +74,7 @@ impl Worker {
         }
     }
 
-    /// Runs until the node is gone for good or until shutdown; calls under way at shutdown are waited for.
+    /// Runs until the node is gone for good or until shutdown; calls under way at shutdown are taken in.
     pub async fn run(mut self, notify: Arc<Notify>, mut shutdown: watch::Receiver<bool>) {
         loop {
             let next = match self.step().await {

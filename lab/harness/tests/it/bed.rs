@@ -138,6 +138,14 @@ impl Bed {
 
     /// An operator begins; returns once it leads.
     pub async fn operator(&mut self) {
+        self.operator_with(&[]).await;
+    }
+
+    /// As [`Self::operator`], with some of [`TIMES`] changed.
+    pub async fn operator_with(&mut self, changed: &[(&str, &str)]) {
+        let kept = TIMES
+            .iter()
+            .filter(|(flag, _)| changed.iter().all(|(other, _)| flag != other));
         assert!(self.operator.is_none(), "one runs");
         let log = self.dir.path().join("operator.log");
         let out = std::fs::File::options()
@@ -154,7 +162,10 @@ impl Bed {
             .arg(self.api_server.as_ref().unwrap().url())
             .arg(format!("--metrics-listen=127.0.0.1:{}", self.metrics))
             .args(["--cloud-rate", "1000", "--cloud-burst", "1000"])
-            .args(TIMES.iter().flat_map(|(flag, value)| [*flag, *value]))
+            .args(
+                kept.chain(changed)
+                    .flat_map(|(flag, value)| [*flag, *value]),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(out);
@@ -172,6 +183,26 @@ impl Bed {
         child.kill().unwrap();
         child.wait().unwrap();
         self.api.delete(LEASE).await.unwrap();
+    }
+
+    /// SIGTERM; returns who has the lease once the process has ended.
+    pub async fn end_operator(&mut self) -> String {
+        let operator = self.operator.as_ref().expect("one runs");
+        let id = operator.id().to_string();
+        let status = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(status.success(), "kill -TERM {id}");
+        let begin = Instant::now();
+        while let Ok(None) = self.operator.as_mut().expect("one runs").try_wait() {
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "it does not end\n{}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.operator = None;
+        let lease = self.api.find(LEASE).await.unwrap().unwrap_or_default();
+        text(&lease, "/spec/holderIdentity")
     }
 
     /// SIGSTOP: the operator knows nothing from here on, and leads in its dreams. The lease is taken away as in

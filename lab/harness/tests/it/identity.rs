@@ -4,6 +4,7 @@
 //! Run by `scripts/api-suite.sh` (part of `make e2e`) with `KUBE_BIN_DIR`, in a network namespace of its own that has
 //! [`REPLICAS`] on its loopback interface: the API server calls a webhook at an address that is no loopback one.
 
+use std::cell::{Cell, RefCell};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -192,6 +193,21 @@ impl Speaker {
 }
 
 struct Operator(Child);
+
+impl Operator {
+    /// Asked to end, as by a kubelet, it does.
+    async fn end(&mut self) -> Result<()> {
+        let id = self.0.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status()?;
+        ensure!(asked.success(), "kill -TERM {id}");
+        let child = RefCell::new(&mut self.0);
+        wait_for("the operator ends", PATIENCE, async || {
+            Ok(child.borrow_mut().try_wait()?.is_some())
+        })
+        .await?;
+        Ok(())
+    }
+}
 
 impl Drop for Operator {
     fn drop(&mut self) {
@@ -533,7 +549,7 @@ async fn identities(log: &Path) -> Result<()> {
         &json!({ "data": { "renew-after": "MjAyMC0wMS0wMVQwMDowMDowMFo=" } }),
     )
     .await?;
-    let turn = std::cell::Cell::new(0);
+    let turn = Cell::new(0);
     wait_for("a new certificate, served by both", PATIENCE, async || {
         turn.set(turn.get() + 1);
         let note = json!({ "status": { "agent": { "used": turn.get() } } });
@@ -552,7 +568,8 @@ async fn identities(log: &Path) -> Result<()> {
     )?;
 
     // One replica is enough, none is too few.
-    operators.truncate(1);
+    let mut other = operators.pop().context("the other one")?;
+    other.end().await?;
     let gone = format!("{PODS}/operator-{}", NODES[1]);
     api.merge(
         &format!("{gone}/status"),
@@ -569,7 +586,12 @@ async fn identities(log: &Path) -> Result<()> {
         .is_ok())
     })
     .await?;
-    drop(operators);
+    for mut last in operators {
+        last.end().await?;
+    }
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/tombolo-operator";
+    let holder = text(&api.get(lease).await?, "/spec/holderIdentity");
+    ensure!(holder.is_empty(), "{holder} has the lease");
     let closed = a.ask("DELETE", &of(NODES[0]), &delete).await?;
     let (code, message) = closed.err().context("written without a webhook")?;
     ensure!(

@@ -112,6 +112,36 @@ fn a_node_whose_object_is_written_all_the_time_gets_and_gives_addresses_all_the_
 }
 
 #[test]
+fn an_operator_that_is_to_end_waits_for_no_cloud_and_gives_up_the_lease() {
+    on_bed(async |mut bed| {
+        let node = bed.node("n1").await;
+        // Much longer than a call that is held may keep it.
+        bed.operator_with(&[("--cloud-timeout", "10m")]).await;
+        node.say(|says| (says.low, says.high) = (3, 4));
+        bed.agree(&[&node]).await;
+        let verb = "UnassignAddresses".to_owned();
+        bed.turn(Knob::HoldReply {
+            verb,
+            count: 1,
+            skip: 0,
+        })
+        .await;
+        node.say(|says| (says.low, says.high) = (1, 1));
+        bed.eventually("the call was carried out", async || {
+            (bed.calls("UnassignAddresses").await.held > 0).then_some(())
+        })
+        .await;
+        assert_eq!(bed.end_operator().await, "", "nobody has the lease");
+        // The next one finds out what became of it.
+        bed.turn(Knob::Reset).await;
+        bed.operator().await;
+        bed.agree(&[&node]).await;
+        assert_eq!(bed.end_operator().await, "");
+        bed.down().await;
+    });
+}
+
+#[test]
 fn an_operator_that_slept_through_the_end_of_its_lease_changes_nothing() {
     on_bed(async |mut bed| {
         let node = grown(&mut bed).await;

@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::Bed;
+use super::{Bed, wait_until};
 
 pub struct Agent {
     pub child: Child,
@@ -79,6 +79,20 @@ impl Bed {
         let mut agent = self.agent.take().unwrap();
         agent.child.kill().unwrap();
         agent.child.wait().unwrap();
+    }
+
+    /// Asks the agent to end, as a kubelet does, and waits until it has; returns what it logged.
+    pub fn end(&mut self) -> String {
+        let pid = i32::try_from(self.agent_pid()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        wait_until("the agent ends", || {
+            let agent = self.agent.as_mut().unwrap();
+            agent.child.try_wait().unwrap().is_some()
+        });
+        let log = self.log();
+        self.agent = None;
+        log
     }
 
     pub fn agent_pid(&self) -> u32 {
