@@ -73,21 +73,30 @@ pub fn create(node: &str) -> Result<()> {
     Ok(())
 }
 
-/// Some process of a pod.
+/// The first process of a pod: the one that keeps its sandbox. Those of a server may be gone with the request that they serve.
 pub fn process_of_pod(node: &str, uid: &str) -> Result<i32> {
     let wanted = format!("pod{uid}");
-    let mut found = None;
+    let mut all = Vec::new();
     for folder in folders(node)? {
         walk(&folder, &mut |group| {
             if group.iter().any(|part| part.to_str() == Some(&wanted)) {
-                found = found.or(processes(group).into_iter().next());
+                all.extend(processes(group));
             }
         });
-        if let Some(pid) = found {
-            return Ok(pid);
-        }
     }
-    bail!("no process of pod {uid} on {node}")
+    let started = all.into_iter().filter_map(|pid| Some((started(pid)?, pid)));
+    let first = started.min();
+    first
+        .map(|(_, pid)| pid)
+        .with_context(|| format!("no process of pod {uid} on {node}"))
+}
+
+/// When a process that is there began, in ticks since the boot: field 22 of proc_pid_stat(5).
+fn started(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, field 2, may hold spaces and brackets.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(19)?.parse().ok()
 }
 
 /// Kills every process of a node's pods.
