@@ -7,7 +7,8 @@
 //! ```
 //! What an ADD is making, or was answered for after this GC began, is never touched: the list may be older than it, and the
 //! next GC will tell. A runtime should do nothing else meanwhile; one that does loses no pod. When GC began the plugin says,
-//! since it may have waited for us, who may have answered an ADD first. What is being removed already goes without us. A link without a journal entry has no network that we could know, and stays.
+//! since it may have waited for us, who may have answered an ADD first. What is being removed already goes without us. A link
+//! without a journal entry has no network that we could know, and stays.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -62,6 +62,7 @@ pub struct Used {
 pub fn used(log: &str, account: &str) -> Result<Used> {
     let user = format!("system:serviceaccount:kube-system:{account}");
     let mut used = Used::default();
+    let mut forbidden = BTreeMap::new();
     // The last line may not be whole yet.
     let whole = log
         .rfind('\n')
@@ -95,17 +96,27 @@ pub fn used(log: &str, account: &str) -> Result<Used> {
         let code = event
             .pointer("/responseStatus/code")
             .and_then(Value::as_u64);
-        // Forbidden, or no valid object.
-        if matches!(code, Some(400 | 403 | 422)) {
-            used.refused.insert(format!(
-                "{right:?} {}",
-                text(&event, "/responseStatus/message")
-            ));
-        } else {
-            *used.rights.entry(right).or_default() += 1;
+        let said = || format!("{right:?} {}", text(&event, "/responseStatus/message"));
+        let request = (right.clone(), name(reference));
+        match code {
+            // No valid object.
+            Some(400 | 422) => drop(used.refused.insert(said())),
+            Some(403) => drop(forbidden.insert(request, said())),
+            _ => {
+                // A server that only starts has not read its roles yet, and the same is asked again.
+                forbidden.remove(&request);
+                *used.rights.entry(right).or_default() += 1;
+            }
         }
     }
+    used.refused.extend(forbidden.into_values());
     Ok(used)
+}
+
+/// The name of the object of a request; of one that has none yet, nothing.
+fn name(reference: &Value) -> (String, String) {
+    let part = |pointer| text(reference, pointer).to_owned();
+    (part("/namespace"), part("/name"))
 }
 
 /// Two columns, and whether they are the same but for `unused`: rights that no run uses, each with the reason.
@@ -192,14 +203,21 @@ mod tests {
             + &line("a", "tombolo", "patch", 200)
             + &line("b", "tombolo", "get", 200)
             + &line("a", "kubectl/v1", "delete", 200)
+            // Carried out when it was asked again.
+            + &line("a", "tombolo", "update", 403)
+            + &line("a", "tombolo", "update", 200)
             + &line("a", "tombolo", "create", 403)
+            + &line("a", "tombolo", "delete", 422)
             + "{\"half";
         let used = used(&log, "a").unwrap();
         assert_eq!(
             used.rights,
-            BTreeMap::from([(right("enis/status", "patch"), 2)])
+            BTreeMap::from([
+                (right("enis/status", "patch"), 2),
+                (right("enis/status", "update"), 1)
+            ])
         );
-        assert_eq!(used.refused.len(), 1);
+        assert_eq!(used.refused.len(), 2, "{:?}", used.refused);
     }
 
     #[test]
