@@ -209,7 +209,7 @@ async fn what_looks_like_ours_is_never_touched() {
     }
     let ours = bed.kernel();
     let of_rules = ours["rules"][0].as_array().unwrap().len();
-    assert_eq!(of_rules, 11, "ours stand beside them: {ours:#}");
+    assert_eq!(of_rules, 12, "ours stand beside them: {ours:#}");
     assert!(pods[0].reaches("10.77.0.1") && pods[2].reaches("fd77:1::1"));
     untouched(&bed, "pods");
 

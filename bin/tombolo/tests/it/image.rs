@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -89,7 +90,9 @@ impl Containerd {
             path("opt")
         );
         fs::write(dir.path().join("config.toml"), config).unwrap();
-        let netns = format!("tst-image-{}", std::process::id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let netns = format!("tst-image-{}-{count}", std::process::id());
         run("ip", &["netns", "add", &netns]);
         run("ip", &["-n", &netns, "link", "set", "lo", "up"]);
         // Not by `ip netns exec`, which hides the cgroups.
