@@ -136,14 +136,20 @@ impl Containerd {
         self.command(args).output().unwrap()
     }
 
+    /// Another one in each run: the folder of runc is one for the whole machine.
+    fn id(&self, name: &str) -> String {
+        format!("{}-{name}", self.netns)
+    }
+
     /// A container of the image that uses the namespace's network, as in the manifests.
-    fn container(&self, id: &str, mount: Option<&str>, args: &[&str]) -> Command {
+    fn container(&self, name: &str, mount: Option<&str>, args: &[&str]) -> Command {
         // Not by `--net-host`, which puts the resolv.conf of the machine over that of the container.
         let network = format!("network:/run/netns/{}", self.netns);
         let mut all = vec!["run", "--rm", "--with-ns", &network, "--read-only"];
-        all.extend(["--snapshotter", "native"]);
+        all.extend(["--snapshotter", "native", "--cgroup", ""]);
         all.extend(mount.iter().flat_map(|mount| ["--mount", mount]));
-        all.extend(["tombolo.dev/tombolo:tried", id]);
+        let id = self.id(name);
+        all.extend(["tombolo.dev/tombolo:tried", &id]);
         all.extend(args);
         self.command(&all)
     }
@@ -151,7 +157,6 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        let _killed = self.ctr(&["tasks", "kill", "--signal", "SIGKILL", "operator"]);
         let pid = i32::try_from(self.process.id()).unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         let _ended = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -159,6 +164,29 @@ impl Drop for Containerd {
         let _removed = Command::new("ip")
             .args(["netns", "del", &self.netns])
             .status();
+    }
+}
+
+/// The `ctr` that runs a container until that ends, and then removes it; ends with the value.
+struct Running<'a> {
+    containerd: &'a Containerd,
+    id: String,
+    process: Child,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let begin = Instant::now();
+        let ended = |process: &mut Child| matches!(process.try_wait(), Ok(Some(_)));
+        // Not once: it may be that it is only being started.
+        while !ended(&mut self.process) && begin.elapsed() < Duration::from_secs(30) {
+            let kill = ["tasks", "kill", "--signal", "SIGKILL", &self.id];
+            let _killed = self.containerd.ctr(&kill);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // Where it ended, this does nothing.
+        let _killed = self.process.kill();
+        let _waited = self.process.wait();
     }
 }
 
@@ -260,12 +288,14 @@ fn a_program_of_the_image_finds_the_api_server_by_name() {
         "--api-server=http://api.tombolo.test:6443",
     ];
     let log = dir.path().join("log");
-    let mut operator = containerd
-        .container("operator", Some(&mount), &args)
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(&log).unwrap())
-        .spawn()
-        .unwrap();
+    let mut command = containerd.container("operator", Some(&mount), &args);
+    command.stdout(Stdio::null());
+    command.stderr(fs::File::create(&log).unwrap());
+    let _operator = Running {
+        containerd: &containerd,
+        id: containerd.id("operator"),
+        process: command.spawn().unwrap(),
+    };
     api.set_nonblocking(true).unwrap();
     let begin = Instant::now();
     let mut asked = Vec::new();
@@ -287,6 +317,4 @@ fn a_program_of_the_image_finds_the_api_server_by_name() {
     let length = caller.read(&mut request).unwrap();
     let request = String::from_utf8_lossy(&request[..length]);
     assert!(request.starts_with("GET /apis/coordination"), "{request}");
-    drop(containerd);
-    let _ended = operator.wait();
 }
