@@ -17,7 +17,7 @@ pub use agent::{Agent, Place};
 pub use fabric::{Fabric, NODE, OUTSIDE};
 pub use fake_agent::{Asked, FakeAgent, Script};
 pub use gate::write as write_script;
-pub use leak::{Snapshot, difference};
+pub use leak::{Snapshot, difference, has_records};
 pub use pod::Pod;
 
 use crate::call::Call;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::case::{Case, Inapplicable, Tier};
 use crate::cases;
-use crate::rig::{Rig, Snapshot, difference};
+use crate::rig::{Agent, Rig, Snapshot, difference, has_records};
 use crate::stage::Stage;
 use crate::subject::Subject;
 use crate::tools::wait_until;
@@ -209,14 +209,15 @@ impl Clean {
             });
         }
         let rig = Rig::with_node(subject, version)?;
-        // What the first attachment left by design is there; what is left in the background goes.
+        // What the first attachments left by design is there; what is left in the background goes.
         let mut snapshot = rig.snapshot()?;
         wait_until("the node comes to rest", || {
             let next = rig.snapshot()?;
-            let rests = next == snapshot;
+            let rests = next == snapshot && !has_records(&next);
             snapshot = next;
             Ok(rests)
-        })?;
+        })
+        .with_context(|| rig.agent().map(Agent::log).unwrap_or_default())?;
         Ok(Self {
             rig,
             snapshot: Some(snapshot),

@@ -1,7 +1,7 @@
 //! Our agent as a process on the node: started, stopped, killed.
 
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +13,7 @@ use crate::tools::{inside, wait_until};
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
+    log: PathBuf,
 }
 
 /// Where an agent is started.
@@ -38,8 +39,8 @@ impl Place {
     /// # Errors
     /// Where it ends, or does not listen in time.
     pub fn start(&self, arguments: &[&str]) -> Result<Agent> {
-        let log =
-            std::fs::File::create(self.dir.join("agent.log")).context("create the agent's log")?;
+        let log = self.dir.join("agent.log");
+        let stderr = std::fs::File::create(&log).context("create the agent's log")?;
         let mut command = inside(&self.node, &self.program.to_string_lossy());
         command.args(["run", "--http", "none", "--resync-ms", "3600000"]);
         command.arg("--run-dir").arg(self.dir.join("run"));
@@ -48,17 +49,19 @@ impl Place {
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log);
+            .stderr(stderr);
         let mut agent = Agent {
             child: command.spawn().context("start the agent")?,
+            log,
         };
-        let (socket, child) = (self.socket(), &mut agent.child);
+        let socket = self.socket();
         let mut serves = || {
-            let ended = child.try_wait().context("look at the agent")?;
-            ensure!(ended.is_none(), "the agent ended: {}", self.log());
+            let ended = agent.child.try_wait().context("look at the agent")?;
+            ensure!(ended.is_none(), "the agent ended");
             Ok(UnixStream::connect(&socket).is_ok())
         };
-        wait_until("the agent listens", &mut serves).with_context(|| self.log())?;
+        let listens = wait_until("the agent listens", &mut serves);
+        listens.with_context(|| agent.log())?;
         Ok(agent)
     }
 
@@ -67,16 +70,15 @@ impl Place {
     pub fn specification(&self) -> PathBuf {
         self.dir.join("nrs.json")
     }
-
-    /// What the last one logged.
-    #[must_use]
-    pub fn log(&self) -> String {
-        let path: &Path = &self.dir.join("agent.log");
-        std::fs::read_to_string(path).unwrap_or_else(|error| error.to_string())
-    }
 }
 
 impl Agent {
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_else(|error| error.to_string())
+    }
+
     /// Ends it as a crash does.
     ///
     /// # Errors

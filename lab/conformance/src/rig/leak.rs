@@ -136,6 +136,13 @@ fn files(root: &Path, dir: &Path, lines: &mut Snapshot) -> Result<()> {
     Ok(())
 }
 
+/// Whether our agent still has something on record: an attachment, or one that is being taken apart.
+#[must_use]
+pub fn has_records(snapshot: &Snapshot) -> bool {
+    let mut lines = snapshot.iter();
+    lines.any(|line| line.starts_with("file run/journal/"))
+}
+
 /// The difference, for people; empty where there is none.
 #[must_use]
 pub fn difference(before: &Snapshot, after: &Snapshot) -> Vec<String> {
