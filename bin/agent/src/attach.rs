@@ -70,7 +70,7 @@ pub async fn attach(
     let netns = Arc::clone(&request.netns);
     let mut outcome = locked(node, request, cancel).await;
     if let Ok(record) = &mut outcome {
-        record.answered = clock::since_boot();
+        record.answered = rpc::since_boot();
         node.answered(record);
     }
     let record = outcome.as_ref().ok().cloned();

@@ -19,7 +19,6 @@ use tombolo_core::types::{AttachmentKey, NicId};
 use tombolo_netlink::{Error as NetlinkError, Kernel, route, wire};
 use tracing::{error, info, warn};
 
-use crate::clock;
 use crate::error::{Error, chain};
 use crate::journal::{Phase, Record};
 use crate::node::{Node, Orphan};
@@ -57,7 +56,7 @@ pub async fn restore(node: &Arc<Node>) -> Result<(), Error> {
                 node.put_record(Record {
                     host_ifindex,
                     // When it really was is not known any more; a GC that began before this process leaves it alone.
-                    answered: clock::since_boot(),
+                    answered: tombolo_rpc::since_boot(),
                     ..record
                 });
             }

@@ -25,7 +25,7 @@ use crate::attach;
 use crate::error::Error;
 use crate::keys::{Cancel, Why};
 use crate::node::Node;
-use crate::{availability, check, clock, detach, gc, host_ports, steps};
+use crate::{availability, check, detach, gc, host_ports, steps};
 
 /// How long an ADD waits where the caller does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -192,7 +192,7 @@ impl Service {
     }
 
     async fn gc(&self, request: Request<rpc::GcRequest>) -> Result<(), Error> {
-        let request = valid(request.into_inner(), clock::since_boot())?;
+        let request = valid(request.into_inner(), rpc::since_boot())?;
         let (network, valid) = (&request.network, request.valid.len());
         let span = info_span!("gc", network, valid);
         let node = Arc::clone(&self.node);

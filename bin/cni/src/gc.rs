@@ -3,7 +3,6 @@
 //!
 //! A list is of the time at which it was made, and the agent may read it much later: it is told when the plugin began.
 
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value};
 use tombolo_core::types::AttachmentKey;
 use tombolo_rpc::{MAX_VALID, ValidAttachment};
@@ -12,14 +11,6 @@ use crate::config::{ConfigError, Problem};
 
 /// The key in the configuration. (libcni says the same under `cni.dev/attachments`, too.)
 pub const FIELD: &str = "cni.dev/valid-attachments";
-
-/// Nanoseconds since the node booted, as the agent counts them too.
-pub fn since_boot() -> u64 {
-    let since = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(since.tv_sec).unwrap_or_default();
-    let nanos = u64::try_from(since.tv_nsec).unwrap_or_default();
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
-}
 
 /// The attachments of `network` that stand. `null` and an empty list say that none does.
 pub fn valid(

@@ -27,7 +27,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tombolo_core::types::AttachmentKey;
-use tombolo_rpc::{AddRequest, CheckRequest, DelRequest, GcRequest, Key, PROTOCOL, Pod};
+use tombolo_rpc::{
+    AddRequest, CheckRequest, DelRequest, GcRequest, Key, PROTOCOL, Pod, since_boot,
+};
 
 use agent::{AgentError, Patience};
 use config::NetConf;
@@ -106,7 +108,7 @@ fn run(version: &mut Option<CniVersion>) -> Result<Option<Value>, PluginError> {
         return Ok(Some(result::of_version(asked)));
     }
     let begun = Instant::now();
-    let since_boot = gc::since_boot();
+    let since_boot = since_boot();
     let status = invocation.command == Command::Status;
     let stdin = input::read(if status { STATUS_STDIN } else { STDIN })?;
     *version = config::version_of(&stdin);

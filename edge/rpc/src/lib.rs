@@ -7,6 +7,7 @@ use tombolo_core::types::Reason;
 
 #[cfg(feature = "client")]
 mod client;
+mod clock;
 
 #[rustfmt::skip]
 #[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic, reason = "generated")]
@@ -16,6 +17,7 @@ pub use generated::*;
 
 #[cfg(feature = "client")]
 pub use client::{ConnectError, Transport, connect};
+pub use clock::since_boot;
 
 /// The version of the protocol that this build speaks: it goes with every request.
 pub const PROTOCOL: u32 = 1;
