@@ -63,9 +63,9 @@ const HEAD: &str = "\
 <!-- Generated from the sources by `cargo xtask codegen`. -->
 # Configuration
 
-A flag beats its variable. In a cluster the variables are in the ConfigMaps `tombolo` (both programs), `tombolo-operator` and
-`tombolo-agent` of `kube-system`; an overlay adds to them (`deploy/base/kustomization.yaml`). A value that cannot be is refused at
-start, with the name of its flag.
+A flag beats its variable. In a cluster the variables are in the ConfigMaps `tombolo-config` (both programs),
+`tombolo-operator-config` and `tombolo-agent-config` of `kube-system`; an overlay adds to them (`deploy/base/kustomization.yaml`). A
+value that cannot be is refused at start, with the name of its flag.
 ";
 
 /// Writes the page; with `check`, only compares.

@@ -135,8 +135,8 @@ fn overlay(base: &str, server: &str) -> String {
     let short = SHORT_WAITS.map(str::to_owned);
     format!(
         "bases:\n- ../{base}\nresources:\n- profile.yaml\nconfigMapGenerator:\n{}{}",
-        literals("tombolo", &server),
-        literals("tombolo-operator", &short)
+        literals("tombolo-config", &server),
+        literals("tombolo-operator-config", &short)
     )
 }
 

@@ -152,6 +152,30 @@ fn tolerates_what_a_new_node_carries(pod: &Value) {
     }
 }
 
+/// kubectl from 1.21 on puts the name that it generates for a ConfigMap also into a role that names something else so.
+#[test]
+fn no_role_names_what_kustomize_renames() {
+    let file = |name: &str| repository().join("deploy/base").join(name);
+    let read = |name: &str| std::fs::read_to_string(file(name)).unwrap();
+    let kustomization = read("kustomization.yaml");
+    let generated = kustomization
+        .lines()
+        .filter_map(|l| l.strip_prefix("- name: "));
+    let generated: Vec<&str> = generated.collect();
+    let roles = read("rbac-agent.yaml") + &read("rbac-operator.yaml");
+    let named = roles
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("resourceNames: ["));
+    let named: Vec<&str> = named.map(|l| l.trim_end_matches(']')).collect();
+    assert!(
+        generated.len() == 3 && named.contains(&"tombolo-operator"),
+        "{generated:?} {named:?}"
+    );
+    for name in generated {
+        assert!(!named.contains(&name), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn every_folder_of_deploy_can_be_built() {
     let Some(shell) = Shell::new("every_folder_of_deploy_can_be_built").await else {
