@@ -74,7 +74,9 @@ contexts: [{name: c, context: {cluster: c, user: admin}}]
 END
 until_ready kube-apiserver "$dir/apiserver.log" "$bin/kubectl" --kubeconfig "$dir/admin.kubeconfig" get --raw /readyz
 # No controller that looks after nodes: there are none.
-run controllers "$bin/kube-controller-manager" --kubeconfig "$dir/admin.kubeconfig" --leader-elect=false --port 0 \
+insecure=()
+case $("$bin/kube-controller-manager" --version) in *v1.2[0-3].*) insecure=(--port 0) ;; esac
+run controllers "$bin/kube-controller-manager" --kubeconfig "$dir/admin.kubeconfig" --leader-elect=false "${insecure[@]}" \
   --secure-port 0 --service-account-private-key-file "$dir/sa.key" --root-ca-file "$dir/apiserver.crt" \
   --concurrent-namespace-syncs 10 \
   --controllers garbagecollector,namespace,serviceaccount,serviceaccount-token,root-ca-cert-publisher,endpoint

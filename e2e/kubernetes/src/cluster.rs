@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tombolo_lab::process::Process;
 
+use crate::command::{command, output};
 use crate::image;
 use crate::kubectl::Kubectl;
 use crate::vpc::{Machine, Vpc};
@@ -44,19 +45,25 @@ pub const NODES: [Spec; 3] = [
     },
 ];
 
+/// The oldest Kubernetes that Tombolo is for.
+const OLDEST: u32 = 20;
+
 /// Programs of others that the cluster consists of.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// Folder of Kubernetes' programs.
     pub kube: PathBuf,
+    /// Their version: 1.`minor`.
+    pub minor: u32,
     pub etcd: PathBuf,
 }
 
 impl Programs {
     /// Finds everything, or says what is missing.
     pub fn find(kube: &Path) -> Result<Self> {
-        let programs = Self {
+        let mut programs = Self {
             kube: kube.to_owned(),
+            minor: OLDEST,
             etcd: which("etcd")?,
         };
         for program in [
@@ -90,13 +97,30 @@ impl Programs {
         ] {
             which(program)?;
         }
+        let said = output(command(programs.kube("kube-apiserver")).arg("--version"))?;
+        programs.minor =
+            minor(&said).with_context(|| format!("kube-apiserver --version says {said:?}"))?;
+        if !programs.since(OLDEST) {
+            bail!("{} is older than 1.{OLDEST}", said.trim());
+        }
         Ok(programs)
+    }
+
+    /// Whether they are of Kubernetes 1.`minor` or later.
+    pub fn since(&self, minor: u32) -> bool {
+        self.minor >= minor
     }
 
     /// A program of Kubernetes.
     pub fn kube(&self, name: &str) -> PathBuf {
         self.kube.join(name)
     }
+}
+
+/// The second number of what a program of Kubernetes says of its version: `Kubernetes v1.20.2`.
+fn minor(said: &str) -> Option<u32> {
+    let rest = said.trim().strip_prefix("Kubernetes v1.")?;
+    rest.split('.').next()?.parse().ok()
 }
 
 fn which(program: &str) -> Result<PathBuf> {
@@ -333,4 +357,19 @@ pub fn leftovers(dir: &Path) -> Result<Vec<Process>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::minor;
+
+    #[test]
+    fn the_version_is_the_second_number() {
+        assert_eq!(minor("Kubernetes v1.20.2\n"), Some(20));
+        assert_eq!(minor("Kubernetes v1.33.4+k3s1\n"), Some(33));
+        assert_eq!(minor("Kubernetes v1.34.0-alpha.1\n"), Some(34));
+        for other in ["", "v1.20.2", "Kubernetes v2.0.0", "Kubernetes v1.x.0"] {
+            assert_eq!(minor(other), None, "{other}");
+        }
+    }
 }

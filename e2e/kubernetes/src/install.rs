@@ -55,6 +55,11 @@ impl Manifests {
         fs::create_dir_all(&manifests.folder)
             .with_context(|| format!("create {}", manifests.folder.display()))?;
         output(command("cp").arg("-r").arg(deploy).arg(&copy))?;
+        if cluster.programs.since(21) {
+            // As its comment says.
+            let lab = manifests.path("lab").join("kustomization.yaml");
+            output(command("sed").args(["-i", "s/v1beta1$/v1/"]).arg(lab))?;
+        }
         let shipped = manifests.path("shipped");
         fs::rename(manifests.path("lab"), &shipped)
             .with_context(|| format!("rename to {}", shipped.display()))?;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Context;
 use crate::cluster::node::Node;
-use crate::command::output;
+use crate::command::{in_netns, output};
 use crate::install::{
     AGENT, Manifests, NAMESPACE, OPERATOR, await_nodes, by_the_manual, rolled_out, tainted,
 };
@@ -17,6 +17,9 @@ use crate::wait::until;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seen {
     lease: bool,
+    /// The agent answers on its node.
+    serves: bool,
+    /// It has said so in its object.
     agent: bool,
     ready: bool,
     untainted: bool,
@@ -33,9 +36,9 @@ impl Seen {
             } => Some("an agent is ready before an operator has the lease"),
             Self {
                 ready: true,
-                agent: false,
+                serves: false,
                 ..
-            } => Some("the node is Ready before its agent"),
+            } => Some("the node is Ready before its agent answers"),
             Self {
                 untainted: true,
                 agent: false,
@@ -76,8 +79,12 @@ pub fn in_order(context: &mut Context) -> Result<String> {
         for node in &nodes {
             let name = text(node, "/metadata/name");
             let set = sets.iter().find(|s| text(s, "/metadata/name") == name);
+            let machine = &context.cluster.node(name)?.machine;
+            let mut asked = in_netns(&machine.netns, "curl");
+            asked.args(["--silent", "--fail", "http://127.0.0.1:9810/readyz"]);
             let seen = Seen {
                 lease,
+                serves: output(&mut asked).is_ok(),
                 agent: set.is_some_and(|s| condition(s, "Ready") == "True"),
                 ready: condition(node, "Ready") == "True",
                 untainted: !tainted(node),
@@ -86,6 +93,7 @@ pub fn in_order(context: &mut Context) -> Result<String> {
             done &= seen
                 == Seen {
                     lease: true,
+                    serves: true,
                     agent: true,
                     ready: true,
                     untainted: true,
@@ -201,12 +209,15 @@ mod tests {
             agent: bits & 2 != 0,
             ready: bits & 4 != 0,
             untainted: bits & 8 != 0,
+            serves: bits & 16 != 0,
         };
-        for good in [0b0000, 0b0001, 0b0011, 0b0111, 0b1111, 0b1011] {
-            assert_eq!(seen(good).too_early(), None, "{good:04b}");
+        for good in [
+            0b00000, 0b00001, 0b10000, 0b10001, 0b10100, 0b10011, 0b10111, 0b11111, 0b11011,
+        ] {
+            assert_eq!(seen(good).too_early(), None, "{good:05b}");
         }
-        for bad in [0b0010, 0b0100, 0b0101, 0b1001, 0b1110] {
-            assert!(seen(bad).too_early().is_some(), "{bad:04b}");
+        for bad in [0b00010, 0b10010, 0b00100, 0b00111, 0b11001, 0b11110] {
+            assert!(seen(bad).too_early().is_some(), "{bad:05b}");
         }
     }
 }

@@ -69,7 +69,7 @@ fn wrong() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// By the structural schema, which is all that 1.20 has; what only a rule of newer versions would refuse, the operator tells of.
+/// By the structural schema, and by the rules in it from Kubernetes 1.25 on; before, the operator tells of what breaks one.
 pub fn invalid(context: &mut Context) -> Result<String> {
     let wrong = wrong();
     for (field, object) in &wrong {
@@ -78,19 +78,32 @@ pub fn invalid(context: &mut Context) -> Result<String> {
             .refused(&["create", "--validate=false", "-f", "-"], Some(object))?;
         ensure!(said.contains(field), "{field} is not named: {said}");
     }
-    against_a_rule(context)?;
+    let by = if context.cluster.programs.since(25) {
+        let said = context
+            .kubectl
+            .refused(&["create", "-f", "-"], Some(&contradicting()))?;
+        ensure!(said.contains("spec.pool"), "spec.pool is not named: {said}");
+        "refused too"
+    } else {
+        against_a_rule(context)?;
+        "told by the operator"
+    };
     Ok(format!(
-        "{} objects, each refused with the name of its field; one against a rule, told by the operator",
+        "{} objects, each refused with the name of its field; one against a rule, {by}",
         wrong.len()
     ))
 }
 
 /// A profile whose fields are each allowed and contradict each other.
+fn contradicting() -> Value {
+    json!({"apiVersion": "tombolo.dev/v1alpha1", "kind": "NetworkProfile", "metadata": {"name": "contradicting"},
+        "spec": {"priority": 9, "nodeSelector": {"kubernetes.io/hostname": "node2"}, "pool": {"warmMin": 3, "warmMax": 2}}})
+}
+
+/// The server takes it, and the operator tells of the node that it is for.
 fn against_a_rule(context: &Context) -> Result<()> {
     let kubectl = &context.kubectl;
-    let profile = json!({"apiVersion": "tombolo.dev/v1alpha1", "kind": "NetworkProfile", "metadata": {"name": "contradicting"},
-        "spec": {"priority": 9, "nodeSelector": {"kubernetes.io/hostname": "node2"}, "pool": {"warmMin": 3, "warmMax": 2}}});
-    kubectl.apply(&[profile])?;
+    kubectl.apply(&[contradicting()])?;
     let told = until("the operator tells", Duration::from_secs(60), || {
         let events = kubectl.items(&["-n", NAMESPACE, "get", "events"])?;
         let of_ours = events.iter().find(|e| {

@@ -1,4 +1,4 @@
-//! Services by kube-proxy in iptables mode, and ports of nodes.
+//! Services by kube-proxy, and ports of nodes.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::client::{Who, who};
+use crate::cluster::node::ProxyMode;
+use crate::command::output;
 use crate::kubectl::{condition, elements, text};
 use crate::wait::until;
 use crate::workload::{self, Pod, cluster_ip, node_port, pod, service, set};
@@ -176,6 +178,43 @@ pub fn affinity(context: &mut Context) -> Result<String> {
     }
     context.kubectl.clear("sticky")?;
     Ok("3 clients, 11 requests each, one backend each".to_owned())
+}
+
+/// All of this by other rules of kube-proxy.
+pub fn nftables(context: &mut Context) -> Result<String> {
+    use_proxy(context, ProxyMode::Nftables)?;
+    let checks = [
+        cluster_ip_answers,
+        node_port_answers,
+        local,
+        hairpin,
+        affinity,
+    ];
+    let said: Result<Vec<String>> = checks.into_iter().map(|check| check(context)).collect();
+    let tables = output(
+        context
+            .cluster
+            .node("node1")?
+            .enter("nft")
+            .args(["list", "tables"]),
+    )?;
+    use_proxy(context, ProxyMode::Iptables)?;
+    ensure!(
+        tables.contains("kube-proxy"),
+        "kube-proxy has no table: {tables}"
+    );
+    Ok(said?.join("; "))
+}
+
+fn use_proxy(context: &mut Context, mode: ProxyMode) -> Result<()> {
+    let (dir, programs) = (
+        context.cluster.dir.clone(),
+        context.cluster.programs.clone(),
+    );
+    for node in &mut context.cluster.nodes {
+        node.use_proxy(&programs, &dir, mode)?;
+    }
+    Ok(())
 }
 
 /// A port of the node, for a pod of each NIC.

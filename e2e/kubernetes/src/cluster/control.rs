@@ -76,11 +76,7 @@ impl Control {
         let address = self.machine.address;
         let file = |name: &str| self.pki.text(name);
         let mut server = in_netns(&self.machine.netns, programs.kube("kube-apiserver"));
-        server.args([
-            "--etcd-servers=http://127.0.0.1:2379",
-            "--secure-port=6443",
-            "--insecure-port=0",
-        ]);
+        server.args(["--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443"]);
         server.args([
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
@@ -92,8 +88,10 @@ impl Control {
         ]);
         // Webhooks are reached by the addresses of their pods: no kube-proxy runs here.
         server.arg("--enable-aggregator-routing=true");
-        // Tokens in pods are bound to the pod, as they are by default from 1.21 on.
-        server.arg("--feature-gates=BoundServiceAccountTokenVolume=true");
+        if !programs.since(21) {
+            // Tokens in pods are bound to the pod, as they are by default from 1.21 on.
+            server.arg("--feature-gates=BoundServiceAccountTokenVolume=true");
+        }
         for (flag, value) in [
             ("advertise-address", address.to_string()),
             ("cert-dir", dir.join("apiserver").display().to_string()),
@@ -157,8 +155,10 @@ impl Control {
             "--kube-api-qps=100",
             "--kube-api-burst=200",
         ]);
-        // Bound tokens need the root certificate in every namespace.
-        manager.arg("--feature-gates=RootCAConfigMap=true");
+        if !programs.since(21) {
+            // Bound tokens need the root certificate in every namespace.
+            manager.arg("--feature-gates=RootCAConfigMap=true");
+        }
         manager.arg(format!(
             "--kubeconfig={}",
             file("kube-controller-manager.kubeconfig")

@@ -57,7 +57,16 @@ pub struct Node {
     containerd: Process,
     /// `None` while it is away.
     kubelet: Option<Process>,
-    proxy: Process,
+    /// `None` while it is changed.
+    proxy: Option<Process>,
+}
+
+/// How kube-proxy makes Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyMode {
+    Iptables,
+    /// From Kubernetes 1.31 on.
+    Nftables,
 }
 
 /// What the holder runs after `unshare`: layers over what the node writes, then nothing until it is killed.
@@ -213,15 +222,38 @@ impl Node {
             &root.join("etc/kubernetes/kubelet.yaml"),
             &kubelet_config(&spec, &machine),
         )?;
-        let mut proxy = enter(&programs.kube("kube-proxy"));
-        proxy.args([
-            "--kubeconfig=/etc/kubernetes/kube-proxy.kubeconfig",
-            "--proxy-mode=iptables",
-        ]);
-        proxy.args([
-            "--iptables-min-sync-period=0s",
-            "--iptables-sync-period=30s",
-        ]);
+        let mut node = Self {
+            spec,
+            machine,
+            holder,
+            containerd,
+            kubelet: None,
+            proxy: None,
+        };
+        node.use_proxy(programs, dir, ProxyMode::Iptables)?;
+        node.start_kubelet(programs, dir)?;
+        Ok(node)
+    }
+
+    /// Starts kube-proxy, in the place of the one that runs. In its new mode it removes what the other one made.
+    pub fn use_proxy(&mut self, programs: &Programs, dir: &Path, mode: ProxyMode) -> Result<()> {
+        if let Some(proxy) = self.proxy.take() {
+            proxy.end(Duration::from_secs(10))?;
+        }
+        let name = self.spec.name;
+        let mut proxy = self.enter(programs.kube("kube-proxy"));
+        proxy.arg("--kubeconfig=/etc/kubernetes/kube-proxy.kubeconfig");
+        match mode {
+            ProxyMode::Iptables => proxy.args([
+                "--proxy-mode=iptables",
+                "--iptables-min-sync-period=0s",
+                "--iptables-sync-period=30s",
+            ]),
+            // Of its own, it serves ports of nodes at the node's own address only.
+            ProxyMode::Nftables => {
+                proxy.args(["--proxy-mode=nftables", "--nodeport-addresses=0.0.0.0/0"])
+            }
+        };
         // Limits of the whole machine, which a node in a namespace cannot set.
         proxy.args([
             "--conntrack-max-per-core=0",
@@ -229,21 +261,12 @@ impl Node {
             "--conntrack-tcp-timeout-close-wait=0",
         ]);
         proxy.arg(format!("--hostname-override={name}"));
-        let proxy = Process::spawn(
+        self.proxy = Some(Process::spawn(
             "kube-proxy",
             proxy,
-            &logs.join(format!("kube-proxy-{name}.log")),
-        )?;
-        let mut node = Self {
-            spec,
-            machine,
-            holder,
-            containerd,
-            kubelet: None,
-            proxy,
-        };
-        node.start_kubelet(programs, dir)?;
-        Ok(node)
+            &dir.join(format!("logs/kube-proxy-{name}.log")),
+        )?);
+        Ok(())
     }
 
     /// Starts the kubelet.
@@ -254,12 +277,11 @@ impl Node {
             "--config=/etc/kubernetes/kubelet.yaml",
             "--kubeconfig=/etc/kubernetes/kubelet.kubeconfig",
         ]);
+        if !programs.since(24) {
+            kubelet.args(["--container-runtime=remote", "--network-plugin=cni"]);
+        }
         kubelet.args([
-            "--container-runtime=remote",
             "--container-runtime-endpoint=unix:///run/containerd/containerd.sock",
-        ]);
-        kubelet.args([
-            "--network-plugin=cni",
             "--root-dir=/var/lib/kubelet",
             "--cert-dir=/var/lib/kubelet/pki",
         ]);
@@ -306,7 +328,7 @@ impl Node {
     pub fn kill(&self) -> Result<()> {
         for process in [
             self.kubelet.as_ref(),
-            Some(&self.proxy),
+            self.proxy.as_ref(),
             Some(&self.containerd),
         ]
         .into_iter()
