@@ -55,6 +55,10 @@ echo "$token" >"$dir/admin.token"
 echo "$token,admin,admin,system:masters" >"$dir/tokens.csv"
 openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out "$dir/sa.key" 2>/dev/null
 
+# A flag that went with 1.24.
+insecure=()
+case $("$bin/kube-apiserver" --version) in *v1.2[0-3].*) insecure=(--port 0) ;; esac
+
 run etcd etcd --unsafe-no-fsync --data-dir "$dir/etcd" --listen-client-urls "http://127.0.0.1:$client" \
   --advertise-client-urls "http://127.0.0.1:$client" --listen-peer-urls "http://127.0.0.1:$peer" \
   --initial-advertise-peer-urls "http://127.0.0.1:$peer" --initial-cluster "default=http://127.0.0.1:$peer"
@@ -74,8 +78,6 @@ contexts: [{name: c, context: {cluster: c, user: admin}}]
 END
 until_ready kube-apiserver "$dir/apiserver.log" "$bin/kubectl" --kubeconfig "$dir/admin.kubeconfig" get --raw /readyz
 # No controller that looks after nodes: there are none.
-insecure=()
-case $("$bin/kube-controller-manager" --version) in *v1.2[0-3].*) insecure=(--port 0) ;; esac
 run controllers "$bin/kube-controller-manager" --kubeconfig "$dir/admin.kubeconfig" --leader-elect=false "${insecure[@]}" \
   --secure-port 0 --service-account-private-key-file "$dir/sa.key" --root-ca-file "$dir/apiserver.crt" \
   --concurrent-namespace-syncs 10 \

@@ -2,7 +2,8 @@
 # The suite on a real Kubernetes: etcd, API server, controller manager, scheduler; kubelet, containerd and kube-proxy on every
 # node of a simulated VPC, and Tombolo installed from deploy/. It never passes by skipping: what is missing is built, or fails.
 #
-# KUBE_BIN_DIR  folder of Kubernetes' programs; without it 1.20.2 is built below target/ (6 minutes, once)
+# KUBE_BIN_DIR  folder of Kubernetes' programs, 1.20 or later (from 1.31 on kube-proxy's nftables mode is checked, too); without it
+#               1.20.2 is built below target/ (6 minutes, once)
 # PREVIOUS      archive of an image with the tag `previous`, for the upgrade; without it one is built from PREVIOUS_COMMIT (HEAD~1)
 # Usage: scripts/e2e.sh [ARGUMENTS OF tombolo-e2e run]
 set -euo pipefail

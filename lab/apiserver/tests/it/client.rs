@@ -108,6 +108,13 @@ impl Client {
         self.call(Method::GET, path, JSON, None).await
     }
 
+    /// The server's version, 1.`minor`.
+    pub async fn minor(&self) -> u32 {
+        let version = self.get("/version").await.expect(200);
+        let minor = version["minor"].as_str().unwrap();
+        minor.trim_end_matches('+').parse().unwrap()
+    }
+
     pub async fn table(&self, path: &str) -> Answer {
         self.call(Method::GET, path, TABLE, None).await
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::client::MERGE;
-use crate::fixture::{Fixture, open_schema, version};
+use crate::fixture::{Fixture, empty_is_refused, open_schema, version};
 
 fn schema() -> Value {
     json!({
@@ -205,6 +205,7 @@ async fn conditions_must_match_their_schema() {
         "type": "Ready", "status": "True", "reason": "Said", "message": "m",
         "lastTransitionTime": "2026-01-01T00:00:00.123456789Z",
     });
+    let empty_is_refused = empty_is_refused(&f.client).await;
     for (field, value, at) in [
         ("status", json!("yes"), "status.conditions.status"),
         ("reason", json!(""), "status.conditions.reason"),
@@ -216,6 +217,9 @@ async fn conditions_must_match_their_schema() {
         ("message", json!(null), "status.conditions"),
         ("message", json!(""), "status.conditions.message"),
     ] {
+        if (field, &value) == ("message", &json!("")) && !empty_is_refused {
+            continue;
+        }
         let mut condition = whole.clone();
         condition[field] = value;
         let patch = json!({"status": {"conditions": [condition]}});
@@ -234,6 +238,10 @@ async fn conditions_must_match_their_schema() {
 #[tokio::test]
 async fn an_empty_text_is_no_default() {
     let f = Fixture::new().await;
+    if !empty_is_refused(&f.client).await {
+        println!("SKIP an_empty_text_is_no_default: the server is newer than 1.20");
+        return;
+    }
     let group = format!("{}.lab.tombolo.dev", f.ns);
     let schema = json!({"type": "object", "properties": {
         "spec": {"type": "object", "properties": {"x": {"type": "string", "default": ""}}},

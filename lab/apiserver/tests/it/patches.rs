@@ -161,7 +161,8 @@ async fn other_patches_are_refused() {
         .await
         .fails(415, "UnsupportedMediaType");
     let array = f.client.patch(&path, MERGE, &json!([1])).await;
-    assert_eq!(array.code, 422, "{}", array.body);
+    // The first up to some version, the second since.
+    assert!([422, 400].contains(&array.code), "{}", array.body);
 }
 
 #[tokio::test]
