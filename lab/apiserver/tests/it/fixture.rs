@@ -44,8 +44,8 @@ pub fn is_real() -> bool {
     std::env::var_os("KUBE_BIN_DIR").is_some()
 }
 
-/// Whether an empty text in an object is refused, as it is by 1.20 and by ours, which takes nothing that 1.20 refuses.
-pub async fn empty_is_refused(client: &Client) -> bool {
+/// Whether the server refuses what 1.20 does, and as it does: that one itself, and ours. Later ones take empty texts.
+pub async fn is_like_1_20(client: &Client) -> bool {
     !is_real() || client.minor().await == 20
 }
 
