@@ -39,6 +39,26 @@ fn names_are_unique_and_gaps_name_cases() {
 }
 
 #[test]
+fn a_gap_explains_its_own_failures_only() {
+    let gap = |case: &str| gaps::GAPS.iter().find(|gap| gap.case == case).unwrap();
+    let failures = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|&text| text.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let always = gap("check_with_another_mtu");
+    assert!(always.explains(&failures(&["1.0.0: whatever"])));
+    assert!(!always.explains(&[]), "it passed: no gap any more");
+    let race = gap("dels_at_the_same_time");
+    let lost =
+        r#"1.0.0: DEL 2: it failed (stdout "failed to delete \\\"eth0\\\": no such device")"#;
+    assert!(race.explains(&[]) && race.explains(&failures(&[lost])));
+    assert!(!race.explains(&failures(&["1.0.0: eth0 is still there"])));
+    assert!(!race.explains(&failures(&[lost, "1.0.0: set up"])));
+}
+
+#[test]
 fn a_case_runs_at_the_versions_that_it_is_about() {
     let case: &Case = cases::all()
         .find(|case| case.name == "check_prints_nothing")
