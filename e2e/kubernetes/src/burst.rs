@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::checks::Context;
 use crate::cluster::node::{Spec, TAINT};
 use crate::cluster::pki::write;
 use crate::cluster::{Cluster, Programs};
+use crate::context::Context;
 use crate::install::{AGENT, await_nodes, by_the_manual, rolled_out};
 use crate::kubectl::{condition, text};
 use crate::wait::until;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::checks::Context;
 use crate::cluster::Cluster;
 use crate::cluster::pki::write;
 use crate::command::{command, in_netns, output};
+use crate::context::Context;
 use crate::kubectl::{Kubectl, condition, elements, text};
 use crate::wait::until;
 

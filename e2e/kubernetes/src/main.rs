@@ -16,6 +16,7 @@ mod checks;
 mod client;
 mod cluster;
 mod command;
+mod context;
 mod image;
 mod install;
 mod kubectl;
@@ -30,8 +31,9 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 
-use checks::{CHECKS, Context};
+use checks::CHECKS;
 use cluster::{Cluster, NODES, Programs};
+use context::Context;
 use report::Report;
 
 /// A real Kubernetes on the lab's VPC, with Tombolo as its only CNI.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::Context;
 use crate::cluster::node::Node;
 use crate::command::{in_netns, output};
+use crate::context::Context;
 use crate::install::{
     AGENT, Manifests, NAMESPACE, OPERATOR, await_nodes, by_the_manual, rolled_out, tainted,
 };

@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tombolo_cloud_sim::wire::DescribeNics;
 
-use super::Context;
 use crate::client::{self, Traffic, none_failed, who};
 use crate::cluster::pki::write;
+use crate::context::Context;
 use crate::install;
 use crate::kubectl::{condition, text};
 use crate::wait::{pass, until};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::Context;
 use crate::client::who;
+use crate::context::Context;
 use crate::kubectl::{condition, elements, text};
 use crate::wait::until;
 use crate::workload::{self, PORT, pod, set};

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::Context;
 use crate::audit::{self, Right, Unused};
 use crate::command::{failure, in_netns, run};
+use crate::context::Context;
 use crate::install::{AGENT, NAMESPACE, OPERATOR};
 use crate::kubectl::{elements, text};
 use crate::wait::until;

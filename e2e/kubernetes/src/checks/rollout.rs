@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Context;
 use crate::client::{Traffic, none_failed};
+use crate::context::Context;
 use crate::install::{AGENT, Manifests, NAMESPACE, OPERATOR, await_nodes, rolled_out};
 use crate::kubectl::{elements, text};
 use crate::wait::{pass, until};

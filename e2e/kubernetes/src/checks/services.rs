@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::Context;
 use crate::client::{Who, who};
 use crate::cluster::node::ProxyMode;
 use crate::command::output;
+use crate::context::Context;
 use crate::kubectl::{condition, elements, text};
 use crate::wait::until;
 use crate::workload::{self, Pod, cluster_ip, node_port, pod, service, set};
