@@ -275,13 +275,18 @@ async fn definitions_say_when_they_are_served() {
     f.define(open_schema(), json!({})).await;
     let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     let name = format!("things.{}.lab.tombolo.dev", f.ns);
-    let made = f.client.get(&format!("{path}/{name}")).await.expect(200);
-    let condition = |kind: &str| {
+    let condition = |made: &Value, kind: &str| {
         let all = made["status"]["conditions"].as_array().unwrap();
         all.iter().find(|c| c["type"] == kind).unwrap()["status"].clone()
     };
-    assert_eq!(condition("Established"), "True");
-    assert_eq!(condition("NamesAccepted"), "True");
+    let mut made = f.client.get(&format!("{path}/{name}")).await.expect(200);
+    // A real server begins to serve a kind a moment before it says so.
+    let since = format!("{path}?resourceVersion={}", version(&made));
+    let mut watch = f.client.watch(&since).await;
+    while condition(&made, "Established") != "True" {
+        made = watch.until("MODIFIED", &name).await;
+    }
+    assert_eq!(condition(&made, "NamesAccepted"), "True");
     assert_eq!(made["status"]["acceptedNames"]["listKind"], "ThingList");
     assert_eq!(made["status"]["storedVersions"], json!(["v1"]));
     let broken = json!({
