@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use rustix::process::Signal;
 use tombolo_cloud_sim::wire::{CreateNic, DeleteNic};
 use tombolo_lab::state::Node;
 use tombolo_lab::up::wait_for;
@@ -66,11 +67,25 @@ impl Day<'_> {
             }
             Misdeed::DetachNic | Misdeed::DeleteNic => {
                 let nic = self.free(node).await?.1;
-                if deed == Misdeed::DetachNic {
-                    self.cloud.lab(&ForceDetach { nic }).await?;
+                // The node is to see it first. An operator that reads while the NIC is on its way out takes it off the
+                // node's list, and then the node lacks nothing.
+                let operator = self.lab.services.iter().find(|p| p.name == "operator");
+                let operator = operator.context("an operator runs")?;
+                operator.signal(Signal::STOP)?;
+                let done = if deed == Misdeed::DetachNic {
+                    self.cloud.lab(&ForceDetach { nic }).await
                 } else {
-                    self.cloud.lab(&VanishNic { nic }).await?;
-                }
+                    self.cloud.lab(&VanishNic { nic }).await
+                };
+                let seen = wait_for("the node sees it", PATIENCE, async || {
+                    let state = self.state(node).await?;
+                    let problems = state["problems"].as_array().map_or(0, Vec::len);
+                    Ok(problems > 0)
+                });
+                let seen = seen.await;
+                operator.signal(Signal::CONT)?;
+                done?;
+                seen?;
             }
             Misdeed::TakeFree => {
                 let (address, _) = self.free(node).await?;
